@@ -1,0 +1,195 @@
+"""The interaction log: events kept once, and rows that are windows into users' timelines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from prerank.config import parse
+from prerank.data.protocol import Protocol
+from prerank.errors import DataError
+from prerank.schema import Schema
+
+Ints = NDArray[np.int64]
+Rowids = NDArray[np.int32]
+
+PARTS = ("train", "valid", "test")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RawLog:
+    """What a source returns: tables in the user's own ids, events in file order.
+
+    Attributes:
+        name: the source's name, as on the command line.
+        schema: what the columns mean.
+        users: one row a user, with ``schema.user_id`` and the user fields.
+        items: one row an item, with ``schema.item_id``, the item fields and the title if any.
+        events: ``user``, ``item``, ``time`` (int64) and, where the source has them, ``rating`` (float), ``label``
+            (0 or 1), ``behaviour`` (bool: the event belongs to the user's history; all do when absent) and the
+            context fields.
+        records: only for ``history_of: records``: ``user``, ``time`` and the history fields, in file order.
+    """
+
+    name: str
+    schema: Schema
+    users: pl.DataFrame
+    items: pl.DataFrame
+    events: pl.DataFrame
+    records: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Timelines:
+    """All users' behaviours, one user after the other, oldest first.
+
+    Attributes:
+        offsets: (U + 1,) where each user's behaviours begin.
+        entries: (E,) row numbers of the behaviour table.
+        times: (E,) seconds, or whatever unit the source has.
+    """
+
+    offsets: Ints
+    entries: Rowids
+    times: Ints
+
+    def windows(self, users: Rowids, ends: Ints, length: int) -> tuple[Ints, Ints]:
+        """The last ``length`` behaviours before position ``ends`` of each user's timeline.
+
+        Returns:
+            entries (T,): row numbers of the behaviour table, oldest first; lengths (R,), summing to T.
+        """
+        starts = np.maximum(self.offsets[users], ends - length)
+        lengths = ends - starts
+        total = int(lengths.sum())
+        first_of_row = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+        return self.entries[first_of_row + np.arange(total)].astype(np.int64), lengths
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R requests of one part, each a user at a moment with C candidates.
+
+    Attributes:
+        users: (R,) row numbers of the user table.
+        ends: (R,) position in the timelines at which the history ends; behaviours before it are visible.
+        items: (R, C) row numbers of the item table.
+        labels: (R, C) 1 for positive.
+        times: (R,) time of the event.
+        context: R rows of context fields, or None where the schema has none.
+    """
+
+    users: Rowids
+    ends: Ints
+    items: Rowids
+    labels: NDArray[np.uint8]
+    times: Ints
+    context: pl.DataFrame | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, chosen: Ints | NDArray[np.bool_]) -> Self:
+        """The requests at the given positions, or where the mask is true."""
+        context = None
+        if self.context is not None:
+            context = self.context.filter(chosen) if chosen.dtype == np.bool_ else self.context[chosen]
+        return type(self)(
+            self.users[chosen], self.ends[chosen], self.items[chosen], self.labels[chosen], self.times[chosen], context
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A built data set: tables, timelines and the three parts, with the facts and the leak audit of its build.
+
+    ``behaviours`` is the table that histories point into: the item table itself unless histories are records.
+    """
+
+    name: str
+    schema: Schema
+    protocol: Protocol
+    users: pl.DataFrame
+    items: pl.DataFrame
+    behaviours: pl.DataFrame
+    timelines: Timelines
+    parts: Mapping[str, Rows]
+    facts: Mapping[str, Any]
+
+    def save(self, directory: Path) -> None:
+        """Write the data set; ``dataset.json`` comes last, so a half-written directory is not taken for one."""
+        directory.mkdir(parents=True, exist_ok=True)
+        manifest = directory / "dataset.json"
+        manifest.unlink(missing_ok=True)
+        self.users.write_parquet(directory / "users.parquet")
+        self.items.write_parquet(directory / "items.parquet")
+        if self.schema.history_of == "records":
+            self.behaviours.write_parquet(directory / "behaviours.parquet")
+        for name in ("offsets", "entries", "times"):
+            np.save(directory / f"timelines.{name}.npy", getattr(self.timelines, name), allow_pickle=False)
+        for part, rows in self.parts.items():
+            for name in ("users", "ends", "items", "labels", "times"):
+                np.save(directory / f"{part}.{name}.npy", getattr(rows, name), allow_pickle=False)
+            if rows.context is not None:
+                rows.context.write_parquet(directory / f"{part}.context.parquet")
+        summary = {
+            "format": FORMAT,
+            "name": self.name,
+            "schema": self.schema.model_dump(mode="json"),
+            "protocol": self.protocol.model_dump(mode="json"),
+            "facts": self.facts,
+        }
+        manifest.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Open a built data set; large arrays are mapped, not read.
+
+        Raises:
+            DataError: the directory is not a data set, is of another format version, or misses a file.
+        """
+        manifest = directory / "dataset.json"
+        if not manifest.is_file():
+            raise DataError(f"{directory}: not a built data set (no dataset.json); make one with: prerank data build")
+        try:
+            summary = json.loads(manifest.read_text(encoding="utf-8"))
+            version = summary["format"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{manifest}: damaged; build the data set again") from None
+        if version != FORMAT:
+            raise DataError(f"{manifest}: format {version}, this prerank reads {FORMAT}; build it again")
+        try:
+            schema = parse(Schema, summary["schema"], str(manifest))
+            items = pl.read_parquet(directory / "items.parquet")
+            records = schema.history_of == "records"
+            return cls(
+                name=summary["name"],
+                schema=schema,
+                protocol=parse(Protocol, summary["protocol"], str(manifest)),
+                users=pl.read_parquet(directory / "users.parquet"),
+                items=items,
+                behaviours=pl.read_parquet(directory / "behaviours.parquet") if records else items,
+                timelines=Timelines(*(_array(directory, f"timelines.{n}") for n in ("offsets", "entries", "times"))),
+                parts={part: _read_rows(directory, part) for part in PARTS},
+                facts=summary["facts"],
+            )
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{directory}: incomplete or damaged ({error}); build the data set again") from None
+
+
+def _array(directory: Path, name: str) -> Any:
+    return np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _read_rows(directory: Path, part: str) -> Rows:
+    path = directory / f"{part}.context.parquet"
+    context = pl.read_parquet(path) if path.exists() else None
+    return Rows(*(_array(directory, f"{part}.{n}") for n in ("users", "ends", "items", "labels", "times")), context)
