@@ -24,25 +24,34 @@ class Ragged:
 
     Attributes:
         values: (T,) int64, the lists joined.
-        lengths: (R,) int64, summing to T.
+        offsets: (R + 1,) int64, where each list begins, and T.
     """
 
     values: Tensor
-    lengths: Tensor
+    offsets: Tensor
 
     @property
-    def offsets(self) -> Tensor:
-        """(R,) where each list begins in ``values``."""
-        return torch.cumsum(self.lengths, 0) - self.lengths
+    def lengths(self) -> Tensor:
+        """(R,) how long each list is."""
+        return self.offsets[1:] - self.offsets[:-1]
 
     @property
     def owners(self) -> Tensor:
         """(T,) the list that each value belongs to."""
         return torch.repeat_interleave(self.lengths, output_size=self.values.numel())
 
+    def take(self, rows: Tensor) -> Self:
+        """The lists at ``rows``, which may repeat."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        first = torch.repeat_interleave(starts - offsets[:-1], lengths)
+        return type(self)(self.values[first + torch.arange(len(first), device=rows.device)], offsets)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same lists with ``function`` applied to both tensors (a move to a device, for example)."""
-        return type(self)(function(self.values), function(self.lengths))
+        return type(self)(function(self.values), function(self.offsets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,18 @@ class Features:
 
     columns: Mapping[str, Tensor | Ragged]
     rows: int
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows at the given (n,) positions, which may repeat."""
+        columns = {
+            name: column.take(rows) if isinstance(column, Ragged) else column[rows]
+            for name, column in self.columns.items()
+        }
+        return type(self)(columns, len(rows))
+
+    def beside(self, other: Self | None) -> Self:
+        """The same rows with the columns of ``other`` added."""
+        return self if other is None else type(self)({**self.columns, **other.columns}, self.rows)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same rows with ``function`` applied to every tensor."""

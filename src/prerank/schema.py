@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import Field as Default
@@ -72,3 +74,18 @@ class Schema(Strict):
         """The item fields that a past item is seen through, in the order of ``history``."""
         by_name = {field.name: field for field in self.item}
         return tuple(by_name[name] for name in self.history)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the encoded data looks like to a model.
+
+    Attributes:
+        user: user and context field names with their number of ids (the out-of-vocabulary row included).
+        item: the same for item fields.
+        history: the item fields that a past item is seen through.
+    """
+
+    user: Mapping[str, int]
+    item: Mapping[str, int]
+    history: tuple[str, ...]

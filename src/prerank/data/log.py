@@ -103,7 +103,12 @@ class Rows:
         if self.context is not None:
             context = self.context.filter(chosen) if chosen.dtype == np.bool_ else self.context[chosen]
         return type(self)(
-            self.users[chosen], self.ends[chosen], self.items[chosen], self.labels[chosen], self.times[chosen], context
+            self.users[chosen],
+            self.ends[chosen],
+            self.items[chosen],
+            self.labels[chosen],
+            self.times[chosen],
+            context,
         )
 
 
@@ -192,4 +197,7 @@ def _array(directory: Path, name: str) -> Any:
 def _read_rows(directory: Path, part: str) -> Rows:
     path = directory / f"{part}.context.parquet"
     context = pl.read_parquet(path) if path.exists() else None
-    return Rows(*(_array(directory, f"{part}.{n}") for n in ("users", "ends", "items", "labels", "times")), context)
+    users, ends, items, labels, times = (
+        _array(directory, f"{part}.{name}") for name in ("users", "ends", "items", "labels", "times")
+    )
+    return Rows(users, ends, items, labels, times, context)

@@ -23,6 +23,11 @@ class Protocol(Strict):
     history: int = Field(default=50, ge=0, description="behaviours kept per row, the most recent ones")
     ties: Literal["file", "shuffled", "strict"] = "file"
     drop_ratings: tuple[float, ...] = ()
+    users: Literal["all", "has_history", "has_click"] = Field(
+        default="all",
+        description="requests kept. has_history: those with at least one earlier behaviour; has_click: those of "
+        "users with at least one positive anywhere (IntTower's cleaning of Taobao; it looks at test labels)",
+    )
     labels: Literal["sampled", "rating", "given"] = Field(
         default="sampled",
         description="sampled: every event is a positive and gets unseen negatives; rating: at least "
@@ -40,7 +45,9 @@ class Protocol(Strict):
     )
     test: Literal["last", "users", "rows", "time"] = "last"
     test_size: float = Field(
-        default=1, gt=0, description="last: events per user; users and rows: share; time: last seconds of the log"
+        default=1,
+        gt=0,
+        description="last: events per user; users and rows: share; time: last seconds of the log",
     )
     validation: float = Field(default=0.2, gt=0, lt=1, description="share of the training requests")
     validation_by: Literal["rows", "users", "time"] = "rows"
@@ -66,7 +73,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # authors' code, are left out: they are a label leak.
     "inttower": {"labels": "rating", "drop_ratings": (3.0,), "test": "rows", "test_size": 0.2},
     # Impressions with given labels, the last day for the test.
-    "impressions": {"labels": "given", "test": "time", "test_size": 86400},
+    "impressions": {"labels": "given", "test": "time", "test_size": 86400, "users": "has_history"},
+    # The filter that explains the click rate of FIT's and IntTower's Taobao tables.
+    "taobao": {"labels": "given", "test": "time", "test_size": 86400, "users": "has_click"},
 }
 
 

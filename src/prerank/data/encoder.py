@@ -1,0 +1,236 @@
+"""The only code that turns raw values into tensors: for training tables, for the catalogue and for requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from prerank.batch import Features, Ragged
+from prerank.data.log import Dataset
+from prerank.data.vocabulary import Buckets, Vocabulary, text, texts
+from prerank.errors import ArtefactError, DataError, RequestError
+from prerank.schema import Field, Inputs, Schema
+
+Side = Literal["user", "context", "item", "history"]
+Coder = Vocabulary | Buckets
+CHUNK = 1_000_000  # values that are Python objects at one time
+
+
+class Encoder:
+    """A schema with the coders of its fields, fitted on the training part.
+
+    History fields are item fields: a past item and a candidate share vocabularies (and so embedding tables).
+    """
+
+    def __init__(self, schema: Schema, history: int, coders: Mapping[str, Coder]) -> None:
+        """Hold fitted coders.
+
+        Args:
+            schema: the fields.
+            history: behaviours kept, the most recent ones.
+            coders: one for each ``side.field`` of user, context and item.
+        """
+        self.schema = schema
+        self.history = history
+        self.coders = dict(coders)
+
+    @classmethod
+    def fit(cls, dataset: Dataset) -> Encoder:
+        """Learn vocabularies and bucket edges from the training part only."""
+        train = dataset.parts["train"]
+        visited = np.bincount(train.users, minlength=dataset.users.height)
+        offered = np.bincount(train.items.ravel(), minlength=dataset.items.height)
+        remembered = _visible_behaviours(dataset)
+        schema = dataset.schema
+        coders: dict[str, Coder] = {}
+        for field in schema.user:
+            coders[f"user.{field.name}"] = _fit(field, [(_column(dataset.users, field, "user"), visited)])
+        for field in schema.context:
+            assert train.context is not None
+            everywhere = np.ones(len(train), dtype=np.int64)
+            coders[f"context.{field.name}"] = _fit(field, [(_column(train.context, field, "context"), everywhere)])
+        for field in schema.item:
+            seen = [(_column(dataset.items, field, "item"), offered)]
+            if field.name in schema.history:
+                seen.append((_column(dataset.behaviours, field, "history"), remembered))
+            coders[f"item.{field.name}"] = _fit(field, seen)
+        return cls(schema, dataset.protocol.history, coders)
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a model has to know of the data."""
+        fields = self.schema.user + self.schema.context
+        sides = ["user"] * len(self.schema.user) + ["context"] * len(self.schema.context)
+        return Inputs(
+            user={f.name: self.coders[f"{side}.{f.name}"].size for side, f in zip(sides, fields, strict=True)},
+            item={f.name: self.coders[f"item.{f.name}"].size for f in self.schema.item},
+            history=self.schema.history,
+        )
+
+    def fields(self, side: Side) -> tuple[Field, ...]:
+        """The fields of one side, in the order of the schema."""
+        if side == "history":
+            return self.schema.history_fields
+        return {"user": self.schema.user, "context": self.schema.context, "item": self.schema.item}[side]
+
+    def encode(self, side: Side, table: pl.DataFrame) -> Features:
+        """Encode every row of a table.
+
+        Raises:
+            DataError: a column is missing or its type does not fit the field's kind.
+        """
+        columns = {
+            field.name: self._encode_column(side, field, _column(table, field, side)) for field in self.fields(side)
+        }
+        return Features(columns, table.height)
+
+    def encode_values(self, side: Side, rows: Sequence[Mapping[str, Any]]) -> Features:
+        """Encode rows of a request; a missing field is unknown.
+
+        Raises:
+            RequestError: a key that the schema does not know, or a value of the wrong kind; the field is named.
+        """
+        fields = self.fields(side)
+        known = {field.name for field in fields} | {self.schema.user_id if side == "user" else self.schema.item_id}
+        for row in rows:
+            unknown = next((key for key in row if key not in known), None)
+            if unknown is not None:
+                raise RequestError(f"{side}.{unknown}: unknown field; fields: {', '.join(sorted(known))}")
+        columns = {
+            field.name: self._encode_list(side, field, [row.get(field.name) for row in rows]) for field in fields
+        }
+        return Features(columns, len(rows))
+
+    def state(self) -> tuple[pl.DataFrame, dict[str, list[float]]]:
+        """The vocabularies as a table (field, value) in id order, and the bucket edges by field."""
+        vocabularies = {name: coder for name, coder in self.coders.items() if isinstance(coder, Vocabulary)}
+        names = np.repeat(list(vocabularies), [len(v.values) for v in vocabularies.values()])
+        values = [value for vocabulary in vocabularies.values() for value in vocabulary.values]
+        edges = {name: coder.edges.tolist() for name, coder in self.coders.items() if isinstance(coder, Buckets)}
+        table = pl.DataFrame({"field": names, "value": values}, schema={"field": pl.String, "value": pl.String})
+        return table, edges
+
+    @classmethod
+    def restore(cls, schema: Schema, history: int, table: pl.DataFrame, edges: Mapping[str, list[float]]) -> Encoder:
+        """The encoder whose ``state`` was saved.
+
+        Raises:
+            ArtefactError: a declared field has neither vocabulary nor edges.
+        """
+        values = {str(key[0]): group["value"].to_list() for key, group in table.group_by("field", maintain_order=True)}
+        coders: dict[str, Coder] = {}
+        for side, fields in (("user", schema.user), ("context", schema.context), ("item", schema.item)):
+            for field in fields:
+                name = f"{side}.{field.name}"
+                if field.kind == "numeric" and name not in edges:
+                    raise ArtefactError(f"encoder: field {name} has no bucket edges")
+                coders[name] = Buckets(edges[name]) if field.kind == "numeric" else Vocabulary(values.get(name, []))
+        return cls(schema, history, coders)
+
+    def _coder(self, side: Side, field: Field) -> Coder:
+        return self.coders[f"{'item' if side == 'history' else side}.{field.name}"]
+
+    def _encode_column(self, side: Side, field: Field, column: pl.Series) -> torch.Tensor | Ragged:
+        coder = self._coder(side, field)
+        if isinstance(coder, Buckets):
+            return torch.from_numpy(coder.ids(_numbers(column)))
+        if field.kind == "multi":
+            lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
+            flat = texts(column.filter(lengths > 0)).explode(empty_as_null=True)
+            return Ragged(torch.from_numpy(_ids(coder, flat)), _offsets(lengths))
+        return torch.from_numpy(_ids(coder, texts(column)))
+
+    def _encode_list(self, side: Side, field: Field, values: Sequence[Any]) -> torch.Tensor | Ragged:
+        coder, place = self._coder(side, field), f"{side}.{field.name}"
+        if isinstance(coder, Buckets):
+            return torch.from_numpy(coder.ids(np.array([_number(value, place) for value in values], dtype=np.float64)))
+        if field.kind == "multi":
+            lists = [_list(value, place) for value in values]
+            flat = [text(_single(value, place)) for row in lists for value in row]
+            return Ragged(
+                torch.from_numpy(coder.ids(flat, len(flat))),
+                _offsets(np.array([len(row) for row in lists], dtype=np.int64)),
+            )
+        return torch.from_numpy(coder.ids([text(_single(value, place)) for value in values], len(values)))
+
+
+def unknown_share(features: Features) -> dict[str, float]:
+    """Of each field, the share of values that are unknown or missing."""
+    shares = {}
+    for name, column in features.columns.items():
+        ids = column.values if isinstance(column, Ragged) else column
+        shares[name] = float((ids == 0).double().mean()) if ids.numel() else 0.0
+    return shares
+
+
+def _visible_behaviours(dataset: Dataset) -> NDArray[np.int64]:
+    """How often each behaviour lies on a timeline before its user's latest training event."""
+    timelines, train = dataset.timelines, dataset.parts["train"]
+    last = timelines.offsets[:-1].copy()
+    np.maximum.at(last, train.users, train.ends)
+    lengths = last - timelines.offsets[:-1]
+    users = np.arange(len(lengths), dtype=np.int32)
+    entries, _ = timelines.windows(users, last, int(lengths.max(initial=0)))
+    return np.bincount(entries, minlength=dataset.behaviours.height)
+
+
+def _fit(field: Field, seen: Sequence[tuple[pl.Series, NDArray[np.int64]]]) -> Coder:
+    if field.kind == "numeric":
+        numbers = np.concatenate([_numbers(values) for values, _ in seen])
+        return Buckets.fit(pl.Series(numbers), np.concatenate([counts for _, counts in seen]), field.buckets)
+    values = pl.concat([texts(values).rename("value") for values, _ in seen])
+    return Vocabulary.fit(values, np.concatenate([counts for _, counts in seen]), field.min_count)
+
+
+def _column(table: pl.DataFrame, field: Field, side: str) -> pl.Series:
+    if field.name not in table.columns:
+        raise DataError(f"{side} table: column {field.name!r} is missing; columns: {', '.join(table.columns)}")
+    column = table[field.name]
+    if (field.kind == "multi") != isinstance(column.dtype, pl.List):
+        expected = "lists" if field.kind == "multi" else "single values"
+        raise DataError(f"{side} table: column {field.name!r} is {column.dtype}, kind {field.kind} needs {expected}")
+    return column
+
+
+def _numbers(column: pl.Series) -> NDArray[np.float64]:
+    try:
+        return column.cast(pl.Float64).to_numpy()
+    except pl.exceptions.PolarsError:
+        raise DataError(f"column {column.name!r} is {column.dtype}, a numeric field needs numbers") from None
+
+
+def _ids(vocabulary: Vocabulary, column: pl.Series) -> NDArray[np.int64]:
+    slices = (column.slice(start, CHUNK) for start in range(0, len(column), CHUNK))
+    parts = [vocabulary.ids(part.to_list(), len(part)) for part in slices]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _offsets(lengths: NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]))
+
+
+def _number(value: Any, place: str) -> float:
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"{place}: expected a number, got {value!r}")
+    return float(value)
+
+
+def _list(value: Any, place: str) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise RequestError(f"{place}: expected a list of values, got {value!r}")
+    return value
+
+
+def _single(value: Any, place: str) -> Any:
+    if value is not None and not isinstance(value, str | int | float | bool | np.generic):
+        raise RequestError(f"{place}: expected a text or a number, got {type(value).__name__}")
+    return value

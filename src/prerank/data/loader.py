@@ -1,0 +1,112 @@
+"""From a data set to batches: encoded tables held once, rows gathered, histories cut as windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from prerank.batch import Batch, Features, Ragged
+from prerank.data.build import sampler_for
+from prerank.data.encoder import Encoder, unknown_share
+from prerank.data.log import Dataset, Ints, Rows
+
+
+class EncodedDataset:
+    """A data set and the encoded form of its tables."""
+
+    def __init__(self, dataset: Dataset, encoder: Encoder) -> None:
+        self.dataset = dataset
+        self.encoder = encoder
+        self.users = encoder.encode("user", dataset.users)
+        self.items = encoder.encode("item", dataset.items)
+        self.behaviours = encoder.encode("history", dataset.behaviours)
+
+    def unknown(self) -> dict[str, Any]:
+        """Of each part and field, the share of rows whose value the training part did not have."""
+        report: dict[str, Any] = {}
+        for part, rows in self.dataset.parts.items():
+            user = self.users.take(torch.from_numpy(rows.users.astype(np.int64)))
+            item = self.items.take(torch.from_numpy(rows.items.ravel().astype(np.int64)))
+            report[part] = {"user": unknown_share(user), "item": unknown_share(item)}
+        return report
+
+
+class Loader:
+    """Batches of one part.
+
+    The order of an epoch depends on (seed, epoch) alone, so training can be resumed at any step.
+    """
+
+    def __init__(
+        self,
+        data: EncodedDataset,
+        part: str,
+        batch_rows: int,
+        seed: int | None = None,
+        fresh_negatives: bool = False,
+    ) -> None:
+        """Prepare one part.
+
+        Args:
+            data: the encoded data set.
+            part: ``train``, ``valid`` or ``test``.
+            batch_rows: rows (request-candidate pairs) a batch; requests are never split.
+            seed: shuffles each epoch; None keeps the stored order.
+            fresh_negatives: draw new negatives for every epoch (sampled labels only).
+        """
+        self.data = data
+        self.rows = data.dataset.parts[part]
+        self.requests = max(1, batch_rows // self.rows.items.shape[1])
+        self.seed = seed
+        self.sampler = sampler_for(data.dataset) if fresh_negatives else None
+        context = self.rows.context
+        self.context = data.encoder.encode("context", context) if context is not None else None
+        self.slot = np.empty(data.behaviours.rows, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.requests)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from the ``start``-th on."""
+        order = np.arange(len(self.rows))
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
+        items = self.rows.items
+        if self.sampler is not None:
+            items = items.copy()
+            rng = np.random.default_rng([self.seed or 0, epoch, 1])
+            items[:, 1:] = self.sampler.draw(np.asarray(self.rows.users), items[:, 0], items.shape[1] - 1, rng)
+        edges = np.linspace(0, len(order), len(self) + 1).astype(np.int64)  # even sizes: no tiny last batch
+        for step in range(start, len(self)):
+            chosen = order[edges[step] : edges[step + 1]]
+            yield self._batch(chosen, items[chosen].ravel())
+
+    def _batch(self, chosen: Ints, items: np.ndarray[Any, np.dtype[np.int32]]) -> Batch:
+        rows: Rows = self.rows
+        users = rows.users[chosen]
+        entries, lengths = self.data.dataset.timelines.windows(users, rows.ends[chosen], self.data.encoder.history)
+        distinct, places = self._distinct(entries)
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        context: Features | None = self.context.take(torch.from_numpy(chosen)) if self.context is not None else None
+        return Batch(
+            user=self.data.users.take(torch.from_numpy(users.astype(np.int64))).beside(context),
+            behaviours=self.data.behaviours.take(torch.from_numpy(distinct)),
+            history=Ragged(torch.from_numpy(places), torch.from_numpy(offsets)),
+            items=self.data.items.take(torch.from_numpy(items.astype(np.int64))),
+            labels=torch.from_numpy(rows.labels[chosen].astype(np.float32)),
+        )
+
+    def _distinct(self, entries: Ints) -> tuple[Ints, Ints]:
+        """The distinct behaviours of a batch, and where each entry stands among them.
+
+        A table with one slot a behaviour does what np.unique does, without sorting.
+        """
+        present = np.zeros(len(self.slot), dtype=bool)
+        present[entries] = True
+        distinct = np.flatnonzero(present)
+        self.slot[distinct] = np.arange(len(distinct))
+        return distinct, self.slot[entries]

@@ -1,0 +1,1 @@
+"""Metrics, and evaluation by the served path."""

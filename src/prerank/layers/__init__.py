@@ -1,0 +1,1 @@
+"""Building blocks of models, each testable alone: embeddings, towers, interaction units, similarities."""

@@ -1,0 +1,25 @@
+"""The fully connected tower of both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Tower(nn.Module):
+    """Linear, BatchNorm, ReLU for each width, the last one included (FIT eq. 1; IntTower sec. 5.1.4)."""
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in widths:
+            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()]
+            inputs = width
+        self.layers = nn.Sequential(*layers)
+        self.width = inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., widths[-1]); BatchNorm sees all leading dimensions as rows."""
+        out: Tensor = self.layers(x.reshape(-1, x.shape[-1]))
+        return out.view(*x.shape[:-1], self.width)

@@ -1,0 +1,1 @@
+"""Pre-ranking models on one contract."""

@@ -1,0 +1,157 @@
+"""FIT, the learnable fully interacted two-tower model (SIGIR 2025): meta queries and a learned scorer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from prerank.batch import Batch, Features, History
+from prerank.layers.interaction import DINUnit
+from prerank.layers.meta_query import MetaQuery, temperature
+from prerank.layers.pooling import mean_pool
+from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax, normalised
+from prerank.layers.tower import Tower
+from prerank.models.base import ModelConfig, PreRankingModel
+from prerank.schema import Inputs
+
+
+class FITConfig(ModelConfig):
+    """The paper's defaults (sec. 5.1.4); the other values are its ablations and sweeps (sec. 5.4)."""
+
+    name: Literal["fit"] = "fit"
+    tower: tuple[int, ...] = (300, 300, 128)
+    meta_queries: int = Field(default=64, ge=0, description="N; 0 is the ablation w/o MQM: mean-pooled history")
+    self_attention: bool = True
+    keys: Literal["attended", "raw"] = "attended"
+    query: Literal["decaying", "soft", "hard"] = Field(
+        default="decaying", description="in training: soft with decaying temperature, soft at 1, or hard"
+    )
+    decay_epochs: float = Field(default=1.0, gt=0)
+    attention: tuple[int, ...] = Field(default=(64, 16), min_length=1)
+    scorer: Literal["lss", "fc", "sum_max", "cosine"] = Field(default="lss", description="cosine is w/o LSS")
+    user_heads: int = Field(default=2, ge=1)
+    item_heads: int = Field(default=2, ge=1)
+    head_width: int = Field(default=64, ge=1)
+
+
+class FIT(PreRankingModel):
+    """A user representation for each meta query, an item that knows its query, a learned scorer between heads.
+
+    In training a pair is joined through the soft query, in serving through the hard one: ``user`` computes all
+    N representations, ``item`` returns [query index | heads], ``score`` picks by the index.
+    """
+
+    def __init__(self, inputs: Inputs, config: FITConfig) -> None:
+        super().__init__(inputs, config)
+        self.config = config
+        width = self.behaviour_width
+        queried = config.meta_queries > 0
+        self.index_columns = 1 if queried else 0
+        if queried:
+            self.queries = MetaQuery(config.meta_queries, width, config.self_attention, config.keys)
+            self.unit = DINUnit(width, config.attention)
+        self.user_tower = Tower(self.user_width + (2 if queried else 1) * width, config.tower)
+        self.item_tower = Tower(self.item_width, config.tower)
+        if config.scorer != "cosine":
+            self.user_heads = nn.Linear(self.user_tower.width, config.user_heads * config.head_width)
+            self.item_heads = nn.Linear(self.item_tower.width, config.item_heads * config.head_width)
+        self.scorer = _scorer(config)
+
+    def user(self, features: Features, history: History) -> Tensor:
+        """(B, N * W) one representation for each meta query (FIT sec. 4.3.2); (B, W) without meta queries."""
+        if not self.index_columns:
+            return self._plain(features, history)
+        group = self.queries.group()
+        return self._queried(features, history, group.expand(features.rows, -1, -1)).flatten(1)
+
+    def item(self, features: Features) -> Tensor:
+        """(R, 1 + W) [query index | heads]; (R, W) without meta queries."""
+        heads = self._item_heads(features)
+        if not self.index_columns:
+            return heads
+        index = self.queries.index(self.behaviour(features))
+        return torch.cat([index.unsqueeze(-1).to(heads.dtype), heads], dim=-1)
+
+    def score(self, user: Tensor, item: Tensor) -> Tensor:
+        """Pick each candidate's user representation by its query index, then score the two."""
+        if not self.index_columns:
+            return self._join(user, item)
+        index, heads = item[..., 0].long(), item[..., 1:]
+        every = user.unflatten(-1, (self.config.meta_queries, -1))
+        shape = torch.broadcast_shapes(every.shape[:-2], index.shape)
+        every = every.expand(*shape, *every.shape[-2:])
+        places = index.expand(shape)[..., None, None].expand(*shape, 1, every.shape[-1])
+        return self._join(every.gather(-2, places).squeeze(-2), heads)
+
+    def pair(self, features: Features, history: History, items: Tensor) -> Tensor:
+        """As in serving, with only the user representations that these candidates pick."""
+        if not self.index_columns:
+            return super().pair(features, history, items)
+        hard = self.queries.hard(items[..., 0].long())
+        return self._join(self._queried(features, history, hard), items[..., 1:])
+
+    def relaxed(self, batch: Batch, epochs: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Joined by the soft query, which approaches the hard one as the temperature decays (FIT sec. 4.3.1)."""
+        if not self.index_columns:
+            return super().relaxed(batch, epochs)
+        keys = self.behaviour(batch.items).unflatten(0, batch.labels.shape)
+        users = self._queried(batch.user, self.history(batch), self._training_query(keys, epochs))
+        items = self._item_heads(batch.items).unflatten(0, batch.labels.shape)
+        return self._join(users, items), {}
+
+    def diagnose(self, batch: Batch, epochs: float) -> dict[str, Tensor]:
+        """The query similarity QS of training and serving queries (FIT eq. 24), and the indices in use."""
+        if not self.index_columns:
+            return {}
+        keys = self.behaviour(batch.items)
+        index = self.queries.index(keys)
+        trained = self._training_query(keys, epochs)
+        return {
+            "query_similarity": torch.cosine_similarity(trained, self.queries.hard(index), dim=-1),
+            "query_index": index,
+        }
+
+    def _training_query(self, keys: Tensor, epochs: float) -> Tensor:
+        if self.config.query == "hard":
+            return self.queries.hard(self.queries.index(keys))
+        decaying = self.config.query == "decaying"
+        return self.queries.soft(keys, temperature(epochs, self.config.decay_epochs) if decaying else 1.0)
+
+    def _queried(self, features: Features, history: History, queries: Tensor) -> Tensor:
+        """(B, C, W) user representations for (B, C, D) queries (FIT eqs. 19 and 20)."""
+        profile = self.user_fields(features).unsqueeze(1).expand(-1, queries.shape[1], -1)
+        interest = self.unit(queries, history)
+        return self._user_output(torch.cat([profile, interest, queries], dim=-1))
+
+    def _plain(self, features: Features, history: History) -> Tensor:
+        return self._user_output(torch.cat([self.user_fields(features), mean_pool(history)], dim=-1))
+
+    def _user_output(self, x: Tensor) -> Tensor:
+        h = self.user_tower(x)
+        out: Tensor = normalised(h) if self.config.scorer == "cosine" else self.user_heads(h)
+        return out
+
+    def _item_heads(self, features: Features) -> Tensor:
+        h = self.item_tower(self.item_fields(features))
+        out: Tensor = normalised(h) if self.config.scorer == "cosine" else self.item_heads(h)
+        return out
+
+    def _join(self, user: Tensor, item: Tensor) -> Tensor:
+        logit: Tensor = self.scorer(user, item)
+        return logit
+
+
+def _scorer(config: FITConfig) -> nn.Module:
+    heads = (config.user_heads, config.item_heads)
+    match config.scorer:
+        case "lss":
+            return LightweightScorer(*heads, config.embedding)
+        case "fc":
+            return FullyConnectedScorer(*heads, config.embedding)
+        case "sum_max":
+            return SumMax(*heads)
+        case "cosine":
+            return ScaledDot("scaled")

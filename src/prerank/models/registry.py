@@ -1,0 +1,44 @@
+"""The models by name. A new model is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from prerank.config import parse
+from prerank.errors import ConfigError
+from prerank.models.base import ModelConfig, PreRankingModel
+from prerank.models.fit import FIT, FITConfig
+from prerank.models.two_tower import TwoTower, TwoTowerConfig
+from prerank.schema import Inputs
+
+
+class Entry(NamedTuple):
+    """A model class and its configuration class."""
+
+    model: type[PreRankingModel]
+    config: type[ModelConfig]
+
+
+MODELS: dict[str, Entry] = {
+    "two_tower": Entry(TwoTower, TwoTowerConfig),
+    "fit": Entry(FIT, FITConfig),
+}
+
+
+def model_config(values: Mapping[str, Any], origin: str) -> ModelConfig:
+    """The configuration of the model that ``values["name"]`` names.
+
+    Raises:
+        ConfigError: no such model, or a key or value that the model does not accept.
+    """
+    name = values.get("name")
+    if name not in MODELS:
+        raise ConfigError(f"{origin}: model.name: {name!r} is not a model; models: {', '.join(MODELS)}")
+    return parse(MODELS[name].config, values, f"{origin}: model")
+
+
+def create(config: ModelConfig, inputs: Inputs) -> PreRankingModel:
+    """A model with fresh weights from PyTorch's global generator."""
+    entry = next(entry for entry in MODELS.values() if type(config) is entry.config)
+    return entry.model(inputs, config)

@@ -1,0 +1,1 @@
+"""Bundles and item stores: hashed, pickle-free, published atomically."""

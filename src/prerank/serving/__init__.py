@@ -1,0 +1,1 @@
+"""From raw request to ranked ids."""

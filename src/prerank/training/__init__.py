@@ -1,0 +1,1 @@
+"""One training loop for every model: losses, checkpoints, exact resume."""
