@@ -12,6 +12,7 @@ D = width of a behaviour, Wu and Wv = widths of the representations, N meta quer
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -27,6 +28,13 @@ class ModelConfig(Strict):
 
     embedding: int = Field(default=16, ge=1, description="width d of a field's embedding")
     embedding_std: float = Field(default=1e-4, gt=0, description="standard deviation of embeddings at the start")
+
+
+class Choice(NamedTuple):
+    """Which of so many alternatives a model chose, once for each row."""
+
+    ids: Tensor
+    alternatives: int
 
 
 class PreRankingModel(nn.Module, ABC):
@@ -79,8 +87,8 @@ class PreRankingModel(nn.Module, ABC):
         del epochs
         return self(batch), {}
 
-    def diagnose(self, batch: Batch, epochs: float) -> dict[str, Tensor]:
-        """Quantities of interest on a batch: floats are averaged, whole numbers (ids of a choice) are counted."""
+    def diagnose(self, batch: Batch, epochs: float) -> dict[str, Tensor | Choice]:
+        """Quantities of interest on a batch: numbers are averaged over rows, choices are counted."""
         del batch, epochs
         return {}
 

@@ -14,7 +14,7 @@ from prerank.layers.meta_query import MetaQuery, temperature
 from prerank.layers.pooling import mean_pool
 from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax, normalised
 from prerank.layers.tower import Tower
-from prerank.models.base import ModelConfig, PreRankingModel
+from prerank.models.base import Choice, ModelConfig, PreRankingModel
 from prerank.schema import Inputs
 
 
@@ -102,7 +102,7 @@ class FIT(PreRankingModel):
         items = self._item_heads(batch.items).unflatten(0, batch.labels.shape)
         return self._join(users, items), {}
 
-    def diagnose(self, batch: Batch, epochs: float) -> dict[str, Tensor]:
+    def diagnose(self, batch: Batch, epochs: float) -> dict[str, Tensor | Choice]:
         """The query similarity QS of training and serving queries (FIT eq. 24), and the indices in use."""
         if not self.index_columns:
             return {}
@@ -111,7 +111,7 @@ class FIT(PreRankingModel):
         trained = self._training_query(keys, epochs)
         return {
             "query_similarity": torch.cosine_similarity(trained, self.queries.hard(index), dim=-1),
-            "query_index": index,
+            "query_index": Choice(index, self.config.meta_queries),
         }
 
     def _training_query(self, keys: Tensor, epochs: float) -> Tensor:

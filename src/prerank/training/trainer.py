@@ -1,0 +1,239 @@
+"""The one training loop: every model, early stopping, best weights, exact resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prerank.batch import Batch
+from prerank.data.loader import EncodedDataset, Loader
+from prerank.errors import ArtefactError, ConfigError, DataError
+from prerank.evaluation.evaluate import evaluate
+from prerank.models.base import PreRankingModel
+from prerank.models.registry import create
+from prerank.training.checkpoint import (
+    group,
+    load_checkpoint,
+    optimiser_tensors,
+    prefixed,
+    restore_optimiser,
+    save_checkpoint,
+    weights,
+)
+from prerank.training.config import RunConfig
+
+LOG = "metrics.jsonl"
+
+
+class Reporter(Protocol):
+    """Who hears of progress: a progress bar, log lines, a test."""
+
+    def message(self, text: str) -> None:
+        """Something that a person should read."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
+        """A training step is done; ``loss`` is the epoch's mean so far."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is done; ``record`` is its line of the log."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; everything that resuming needs besides tensors."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    best_auc: float = float("-inf")
+    finished: bool = False
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with its best weights, and how it got there."""
+
+    model: PreRankingModel
+    epochs: float
+    log: list[dict[str, Any]]
+
+
+def train(config: RunConfig, data: EncodedDataset, out: Path, reporter: Reporter) -> Trained:
+    """Train until validation AUC stops rising, or continue a run that was interrupted.
+
+    Args:
+        config: the run.
+        data: the encoded data set; its encoder defines the model's inputs.
+        out: directory of checkpoints and of the log ``metrics.jsonl``, one line an epoch.
+        reporter: hears of every step and epoch.
+
+    Raises:
+        ArtefactError: the checkpoint in ``out`` is damaged or belongs to another configuration or data set.
+        DataError: the loss is no longer finite.
+    """
+    run = _Run(config, data, out, reporter)
+    run.resume()
+    while not run.progress.finished:
+        run.train_epoch()
+        run.validate()
+    run.model.load_state_dict(run.best)
+    return Trained(run.model, float(run.progress.best_epoch + 1), run.progress.log)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: PyTorch does not know the name, or the device is not there.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"training.device: {name!r} cannot be used here: {reason}") from None
+    return device
+
+
+class _Run:
+    """A run in memory: model, optimiser, best weights, progress."""
+
+    def __init__(self, config: RunConfig, data: EncodedDataset, out: Path, reporter: Reporter) -> None:
+        self.config, self.data, self.out, self.reporter = config, data, out, reporter
+        settings = config.training
+        if settings.fresh_negatives and data.dataset.protocol.labels != "sampled":
+            raise ConfigError("training.fresh_negatives: the data set's labels are given, none are sampled")
+        self.device = choose_device(settings.device)
+        torch.manual_seed(config.seed)
+        self.model = create(config.architecture, data.encoder.inputs).to(self.device)
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, fused=fused)
+        self.relaxed = torch.compile(self.model.relaxed) if settings.compile else self.model.relaxed
+        self.loader = Loader(data, "train", settings.batch_rows, config.seed, settings.fresh_negatives)
+        self.best = weights(self.model)
+        self.progress = Progress()
+        self.identity = _identity(config, data)
+
+    def resume(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        saved = load_checkpoint(self.out)
+        if saved is None:
+            return
+        tensors, state = saved
+        if state["identity"] != self.identity:
+            raise ArtefactError(
+                f"{self.out}: its checkpoint is of another configuration or data set; choose another --out, or --restart"
+            )
+        self.model.load_state_dict(group("model", tensors))
+        restore_optimiser(self.optimiser, group("optimiser", tensors))
+        self.best = group("best", tensors)
+        torch.set_rng_state(tensors["rng"])
+        self.progress = Progress(**state["progress"])
+        self.reporter.message(f"resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
+
+    def train_epoch(self) -> None:
+        progress, steps = self.progress, len(self.loader)
+        self.model.train()
+        rows, begun = 0, time.perf_counter()
+        earlier = progress.seconds
+        for batch in self.loader.batches(progress.epoch, start=progress.step):
+            loss = self._step(batch.to(self.device), progress.epoch + progress.step / steps)
+            progress.step += 1
+            progress.loss_sum += loss
+            rows += batch.labels.numel()
+            elapsed = time.perf_counter() - begun
+            progress.seconds = earlier + elapsed
+            self.reporter.step(progress.epoch, progress.step, steps, progress.loss_sum / progress.step, rows / elapsed)
+            if progress.step % self.config.training.checkpoint_steps == 0 and progress.step < steps:
+                self._checkpoint()
+
+    def validate(self) -> None:
+        """Close the epoch: validate by the served path, keep the best weights, decide whether to stop."""
+        progress = self.progress
+        begun = time.perf_counter()
+        result = evaluate(self.model, self.data, "valid", self.device, epochs=progress.epoch + 1, gap=False)
+        if math.isnan(result.metrics["auc"]):
+            raise DataError("the validation part has one class only; its AUC cannot choose a checkpoint")
+        record = {
+            "epoch": progress.epoch + 1,
+            "train_loss": progress.loss_sum / len(self.loader),
+            **{f"valid_{name}": value for name, value in result.metrics.items()},
+            "rows_per_second": self.loader.rows.items.size / progress.seconds,
+            "train_seconds": progress.seconds,
+            "valid_seconds": time.perf_counter() - begun,
+        }
+        progress.log.append(record)
+        if result.metrics["auc"] > progress.best_auc:
+            progress.best_auc, progress.best_epoch = result.metrics["auc"], progress.epoch
+            self.best = weights(self.model)
+        training = self.config.training
+        worse_for = progress.epoch - progress.best_epoch
+        progress.finished = worse_for >= training.patience or progress.epoch + 1 >= training.max_epochs
+        progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+        self._checkpoint()
+        lines = "".join(json.dumps(line) + "\n" for line in progress.log)
+        (self.out / LOG).write_text(lines, encoding="utf-8")
+        self.reporter.epoch(record)
+        self._warn_of_collapse(record)
+
+    def _step(self, batch: Batch, epochs: float) -> float:
+        training = self.config.training
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=training.amp):
+            logits, extra = self.relaxed(batch, epochs)
+            loss: Tensor = F.binary_cross_entropy_with_logits(logits.float(), batch.labels)
+            for auxiliary in extra.values():
+                loss = loss + auxiliary
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DataError(f"the loss is {value} at epoch {epochs:.2f}; lower training.learning_rate")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
+        self.optimiser.step()
+        return value
+
+    def _checkpoint(self) -> None:
+        tensors = {
+            **prefixed("model", self.model.state_dict()),
+            **prefixed("optimiser", optimiser_tensors(self.optimiser)),
+            **prefixed("best", self.best),
+            "rng": torch.get_rng_state(),
+        }
+        save_checkpoint(self.out, tensors, {"identity": self.identity, "progress": asdict(self.progress)})
+
+    def _warn_of_collapse(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if isinstance(value, dict) and value["perplexity"] < value["of"] / 8:
+                self.reporter.message(
+                    f"warning: {name.removeprefix('valid_')} is collapsing: {value['used']} of {value['of']} in use, "
+                    f"perplexity {value['perplexity']:.1f}"
+                )
+
+
+def _identity(config: RunConfig, data: EncodedDataset) -> str:
+    """A hash of what must not change between a checkpoint and its continuation.
+
+    How often to checkpoint and how long to train may change; the path of the data may, its content may not.
+    """
+    dataset = data.dataset
+    content = {
+        "model": config.architecture.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json", exclude={"checkpoint_steps", "max_epochs", "patience"}),
+        "seed": config.seed,
+        "data": [dataset.name, dataset.protocol.model_dump(mode="json"), dataset.facts],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
