@@ -1,0 +1,108 @@
+"""What a person sees of long work: a progress bar on a terminal, plain lines elsewhere; results on stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class TrainingDisplay:
+    """Tells of training on stderr: loss, AUC, rows per second and time left."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=err,
+            disable=not err.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task(name, total=None, state="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def message(self, text: str) -> None:
+        err.print(f"{self.name}: {text}", markup=False)
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
+        self.bar.update(
+            self.task,
+            description=f"{self.name} epoch {epoch + 1}",
+            completed=step,
+            total=steps,
+            state=f"loss {loss:.4f}  {rows_per_second:,.0f} rows/s",
+        )
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        parts = [
+            f"epoch {record['epoch']}",
+            f"loss {record['train_loss']:.4f}",
+            f"valid AUC {record['valid_auc']:.4f}",
+            f"logloss {record['valid_logloss']:.4f}",
+        ]
+        for name, value in record.items():
+            if isinstance(value, dict):
+                label = name.removeprefix("valid_").replace("_", " ")
+                parts.append(f"{label} {value['used']}/{value['of']} (perplexity {value['perplexity']:.1f})")
+        parts.append(f"{record['rows_per_second']:,.0f} rows/s")
+        self.message("  ".join(parts))
+
+
+def show_dataset(description: dict[str, Any]) -> None:
+    """The facts and the leak audit of a data set."""
+    facts = description["facts"]
+    protocol = description["protocol"]
+    out.print(
+        f"{description['name']}: {facts['users']:,} users, {facts['items']:,} items "
+        f"({facts['items_with_events']:,} with events), {facts['behaviours']:,} behaviours; "
+        f"protocol {protocol['name']}, ties {protocol['ties']}, histories of at most {protocol['history']}"
+    )
+    table = Table("part", "requests", "rows", "users", "items", "base rate", "history mean", "p10", "p50", "p90")
+    for name, part in facts["parts"].items():
+        lengths = part["history_length"]
+        table.add_row(
+            name,
+            *(f"{part[key]:,}" for key in ("requests", "rows", "users", "items")),
+            f"{part['base_rate']:.4f}",
+            f"{lengths['mean']:.1f}",
+            *(f"{lengths[quantile]}" for quantile in ("p10", "p50", "p90")),
+        )
+    out.print(table)
+    out.print("leak audit: " + ", ".join(f"{name} {count:,}" for name, count in facts["leak_audit"].items()))
+
+
+def show_metrics(title: str, metrics: dict[str, Any]) -> None:
+    """One part's metrics, a line each."""
+    table = Table("metric", "value", title=title)
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            text = f"{value['used']} of {value['of']} used, perplexity {value['perplexity']:.1f}"
+        else:
+            text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        table.add_row(name.replace("_", " "), text)
+    out.print(table)
+
+
+def write_json(path: Path | None, content: Any) -> None:
+    """Write a result for machines, where the user asked for it."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
