@@ -68,7 +68,7 @@ class Loader:
         self.slot = np.empty(data.behaviours.rows, dtype=np.int64)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.requests)
+        return int(math.ceil(len(self.rows) / self.requests))
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from the ``start``-th on."""

@@ -25,7 +25,7 @@ def hold_out(users: Rowids, times: Ints, protocol: Protocol) -> NDArray[np.bool_
         remaining: Ints = np.searchsorted(users, users, side="right") - np.arange(len(users))
         return remaining <= size
     if protocol.test == "time":
-        return times > times.max(initial=0) - size
+        return np.asarray(times > times.max(initial=0) - size)
     if size >= 1:
         raise DataError(f"protocol {protocol.name}: test={protocol.test} needs a share below 1, got {size}")
     rng = np.random.default_rng([protocol.seed, 2])

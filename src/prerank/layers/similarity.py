@@ -40,7 +40,9 @@ class ScaledDot(nn.Module):
 
 def head_similarities(user: Tensor, item: Tensor, user_heads: int, item_heads: int) -> Tensor:
     """(..., Hu, Hv) dot products of all pairs of heads of (..., Hu * P) and (..., Hv * P) (FIT eq. 13)."""
-    return user.unflatten(-1, (user_heads, -1)) @ item.unflatten(-1, (item_heads, -1)).transpose(-1, -2)
+    of_user: Tensor = user.unflatten(-1, (user_heads, -1))
+    of_item: Tensor = item.unflatten(-1, (item_heads, -1))
+    return of_user @ of_item.transpose(-1, -2)
 
 
 def sum_max(similarities: Tensor) -> Tensor:
