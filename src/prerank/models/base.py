@@ -47,6 +47,7 @@ class PreRankingModel(nn.Module, ABC):
         """Make the embedding tables; the item tables serve candidates and past items alike."""
         super().__init__()
         self.inputs = inputs
+        self.config: ModelConfig = config
         self.user_fields = FieldEmbeddings(inputs.user, config.embedding, config.embedding_std)
         self.item_fields = FieldEmbeddings(inputs.item, config.embedding, config.embedding_std)
         self.user_width = len(inputs.user) * config.embedding

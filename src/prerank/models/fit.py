@@ -46,7 +46,7 @@ class FIT(PreRankingModel):
 
     def __init__(self, inputs: Inputs, config: FITConfig) -> None:
         super().__init__(inputs, config)
-        self.config = config
+        self.config: FITConfig = config
         width = self.behaviour_width
         queried = config.meta_queries > 0
         self.index_columns = 1 if queried else 0

@@ -1,0 +1,112 @@
+"""prerank publish and rank."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from prerank.cli import console
+from prerank.data.log import Dataset
+from prerank.errors import ConfigError, RequestError
+from prerank.publish.bundle import load_bundle
+from prerank.publish.publish import publish as publish_bundle
+from prerank.serving.preranker import PreRanker
+from prerank.study.experiment import BUNDLE, finished
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(help="a finished run directory")],
+    target: Annotated[Path, typer.Option("--to", help="directory of published generations")],
+    dtype: Annotated[str, typer.Option("--dtype", help="of the item store: float32 or float16")] = "float32",
+) -> None:
+    """Encode every item, verify parity with evaluation, and switch to the new generation.
+
+    Example: prerank publish runs/ml-1m/fit --to published --dtype float16
+    """
+    config, _ = finished(run)
+    kinds: dict[str, Literal["float32", "float16"]] = {"float32": "float32", "float16": "float16"}
+    if dtype not in kinds:
+        raise ConfigError(f"--dtype {dtype}: unknown; dtypes: {', '.join(kinds)}")
+    generation = publish_bundle(load_bundle(run / BUNDLE), Dataset.load(config.data), target, kinds[dtype])
+    console.out.print(f"published {generation.name} at {target}")
+
+
+def rank(
+    directory: Annotated[Path, typer.Argument(help="a directory of published generations")],
+    user: Annotated[str, typer.Option("--user", help="JSON of user fields, or @FILE")],
+    candidates: Annotated[Path, typer.Option("--candidates", help="JSON list, or text with one item id a line")],
+    history: Annotated[str, typer.Option("--history", help="JSON list of past items, oldest first, or @FILE")] = "[]",
+    context: Annotated[str, typer.Option("--context", help="JSON of context fields, or @FILE")] = "{}",
+    columns: Annotated[str, typer.Option("--columns", help="JSON of lists, one value a candidate, or @FILE")] = "{}",
+    k: Annotated[int | None, typer.Option("-k", help="how many to return")] = None,
+    ranking: Annotated[str, typer.Option("--ranking", help="score, probability, ecpm, or a formula")] = "score",
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the answer to this file")] = None,
+) -> None:
+    """Rank candidates for one user, raw values in, ids and scores out.
+
+    Example: prerank rank published --user '{"user_id": 1, "gender": "F"}' --history '[50, 181]' --candidates ids.txt -k 10
+    """
+    ranker = PreRanker.load(directory)
+    answer = ranker.rank(
+        _json("--user", user, dict),
+        _candidates(candidates),
+        k,
+        ranking,
+        history=_json("--history", history, list),
+        columns=_json("--columns", columns, dict),
+        context=_json("--context", context, dict),
+    )
+    titles = ranker.titles(answer.ids)
+    table = Table("place", "item", "title", ranking, "score")
+    for place, (item, value, score) in enumerate(zip(answer.ids, answer.values, answer.scores, strict=True), start=1):
+        table.add_row(str(place), str(item), titles.get(item, ""), f"{value:.6g}", f"{score:.4f}")
+    console.out.print(table)
+    console.out.print(
+        f"generation {answer.generation}; {len(answer.unknown)} unknown candidates dropped, "
+        f"{answer.duplicates} duplicates dropped, {answer.unknown_history} unknown past items"
+    )
+    console.write_json(
+        json_file,
+        {
+            "ids": answer.ids,
+            "values": answer.values.tolist(),
+            "scores": answer.scores.tolist(),
+            "unknown": answer.unknown,
+            "duplicates": answer.duplicates,
+            "unknown_history": answer.unknown_history,
+            "generation": answer.generation,
+        },
+    )
+
+
+def _json(option: str, given: str, kind: type[Any]) -> Any:
+    text = given
+    if given.startswith("@"):
+        try:
+            text = Path(given[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise RequestError(f"{option}: cannot read the file {given[1:]}") from None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{option}: not valid JSON: {error}") from None
+    if not isinstance(value, kind):
+        expected = "an object of names to values" if kind is dict else "a list"
+        raise RequestError(f"{option}: expected {expected}, got {type(value).__name__}")
+    return value
+
+
+def _candidates(path: Path) -> list[int | str]:
+    """Ids of a JSON list, or of lines."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise RequestError(f"--candidates {path}: cannot be read as a text file") from None
+    if text.lstrip().startswith("["):
+        ids: list[int | str] = _json("--candidates", text, list)
+        return ids
+    return [line.strip() for line in text.splitlines() if line.strip()]
