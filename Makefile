@@ -43,3 +43,18 @@ docs: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) build dist
+
+# The runs behind the results in README.md; ML1M and SPORTS name the folders with the raw files. About two hours.
+ML1M ?= data/raw/ml-1m
+SPORTS ?= data/raw/amazon-sports
+.PHONY: study
+study: $(VENV)/.demo
+	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m --preset fit
+	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m-shuffled --preset fit --set ties=shuffled
+	$(BIN)/prerank data build amazon-sports --from $(SPORTS) --to data/amazon-sports
+	for data in ml-1m ml-1m-shuffled amazon-sports; do \
+		for model in two_tower fit; do \
+			$(BIN)/prerank fit configs/$${data%-shuffled}/$$model.yaml --set data=data/$$data --out runs/$$data/$$model || exit; \
+		done; \
+		$(BIN)/prerank compare runs/$$data/two_tower runs/$$data/fit --json results/$$data.json || exit; \
+	done

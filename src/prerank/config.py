@@ -42,14 +42,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or its top level is not a mapping.
+        ConfigError: the file is missing or unreadable, is not YAML, or its top level is not a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a directory, a YAML file is expected") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: a YAML file is expected: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: not valid YAML: {reason}") from None
@@ -92,7 +92,8 @@ def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(cls: type[BaseModel], error: ValidationError) -> str:
     """The first problem of a validation, in words."""
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A misspelled required key is both unknown and missing; the former says what to mend.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in first["loc"]) or "configuration"
     if first["type"] == "extra_forbidden":
         unknown = str(first["loc"][-1])

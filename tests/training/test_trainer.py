@@ -148,7 +148,7 @@ def test_only_the_newest_checkpoint_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tpu9", "cuda:99", ""])
 def test_unusable_device_is_named(name: str) -> None:
-    with pytest.raises(ConfigError, match="training.device"):
+    with pytest.raises(ConfigError, match=r"training\.device"):
         choose_device(name)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -77,7 +78,8 @@ def show_dataset(description: dict[str, Any]) -> None:
         f"({facts['items_with_events']:,} with events), {facts['behaviours']:,} behaviours; "
         f"protocol {protocol['name']}, ties {protocol['ties']}, histories of at most {protocol['history']}"
     )
-    table = Table("part", "requests", "rows", "users", "items", "base rate", "history mean", "p10", "p50", "p90")
+    columns = ("part", "requests", "rows", "users", "items", "positive", "history", "p10", "p50", "p90")
+    table = plain_table(*columns)
     for name, part in facts["parts"].items():
         lengths = part["history_length"]
         table.add_row(
@@ -93,7 +95,8 @@ def show_dataset(description: dict[str, Any]) -> None:
 
 def show_metrics(title: str, metrics: dict[str, Any]) -> None:
     """One part's metrics, a line each."""
-    table = Table("metric", "value", title=title)
+    out.print(title, markup=False)
+    table = plain_table("metric", "value")
     for name, value in metrics.items():
         if isinstance(value, dict):
             text = f"{value['used']} of {value['of']} used, perplexity {value['perplexity']:.1f}"
@@ -101,6 +104,14 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
             text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         table.add_row(name.replace("_", " "), text)
     out.print(table)
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without frame that keeps its numbers whole on a narrow terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def write_json(path: Path | None, content: Any) -> None:

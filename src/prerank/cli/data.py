@@ -11,7 +11,7 @@ from prerank.cli import console
 from prerank.data.build import build
 from prerank.data.log import Dataset
 from prerank.data.protocol import PRESETS, preset
-from prerank.data.sources import SOURCES, download, open_source
+from prerank.data.sources import SOURCES, download_source, open_source
 from prerank.data.sources.tables import read_tables
 from prerank.study.experiment import describe_dataset
 
@@ -41,7 +41,7 @@ def build_dataset(
             default = "impressions"
     else:
         if fetch:
-            download(name, source)
+            download_source(name, source)
         raw = open_source(name, source)
         default = SOURCES[name].preset
     dataset = build(raw, preset(protocol or default, changes or ()))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from prerank.cli import console
 from prerank.data.log import Dataset
@@ -48,7 +47,7 @@ def rank(
 ) -> None:
     """Rank candidates for one user, raw values in, ids and scores out.
 
-    Example: prerank rank published --user '{"user_id": 1, "gender": "F"}' --history '[50, 181]' --candidates ids.txt -k 10
+    Example: prerank rank published --user '{"user_id": 1}' --history '[50, 181]' --candidates ids.txt -k 10
     """
     ranker = PreRanker.load(directory)
     answer = ranker.rank(
@@ -61,7 +60,7 @@ def rank(
         context=_json("--context", context, dict),
     )
     titles = ranker.titles(answer.ids)
-    table = Table("place", "item", "title", ranking, "score")
+    table = console.plain_table("place", "item", "title", ranking, "score")
     for place, (item, value, score) in enumerate(zip(answer.ids, answer.values, answer.scores, strict=True), start=1):
         table.add_row(str(place), str(item), titles.get(item, ""), f"{value:.6g}", f"{score:.4f}")
     console.out.print(table)

@@ -21,12 +21,12 @@ from prerank.errors import DataError
 from prerank.evaluation.evaluate import Evaluation, evaluate, popularity
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
 from prerank.training.config import RunConfig, read_run
-from prerank.training.trainer import Reporter, choose_device, train
+from prerank.training.trainer import Quiet, Reporter, choose_device, train
 
 CONFIG, REPORT, BUNDLE, SCORES = "config.yaml", "report.json", "bundle", "test_logits.npy"
 
 
-def run_experiment(config: RunConfig, out: Path, reporter: Reporter) -> dict[str, Any]:
+def run_experiment(config: RunConfig, out: Path, reporter: Reporter | None = None) -> dict[str, Any]:
     """Train, evaluate on the test part and write the run directory; an interrupted run continues.
 
     The directory holds ``config.yaml``, ``metrics.jsonl`` (one line an epoch), ``bundle/`` (the trained model),
@@ -42,7 +42,7 @@ def run_experiment(config: RunConfig, out: Path, reporter: Reporter) -> dict[str
     data = EncodedDataset(dataset, Encoder.fit(dataset))
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(yaml.safe_dump(resolved(config), sort_keys=False), encoding="utf-8")
-    trained = train(config, data, out, reporter)
+    trained = train(config, data, out, reporter or Quiet())
     device = choose_device(config.training.device)
     parts = {part: evaluate(trained.model, data, part, device, epochs=trained.epochs) for part in ("valid", "test")}
     report = {

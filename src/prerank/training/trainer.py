@@ -47,6 +47,19 @@ class Reporter(Protocol):
         """An epoch is done; ``record`` is its line of the log."""
 
 
+class Quiet:
+    """A reporter for callers who only want the result."""
+
+    def message(self, text: str) -> None:
+        """Warnings are part of the log, too."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, rows_per_second: float) -> None:
+        """Nothing."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 @dataclass
 class Progress:
     """Where a run stands; everything that resuming needs besides tensors."""
