@@ -1,0 +1,116 @@
+"""A published generation: a model and the catalogue that it encoded, which together give logits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prerank.batch import Features, History, Ragged
+from prerank.errors import ArtefactError, RequestError
+from prerank.publish.bundle import Bundle, load_bundle
+from prerank.publish.files import MANIFEST
+from prerank.publish.item_ids import Ints
+from prerank.publish.store import ItemStore
+
+CURRENT = "CURRENT"
+GENERATIONS = "generations"
+STORE = "store"
+
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What serving computes with. Nothing in it changes, so threads may share it."""
+
+    name: str
+    bundle: Bundle
+    store: ItemStore
+
+    @torch.inference_mode()
+    def logits(
+        self, user: Mapping[str, Any], context: Mapping[str, Any], past: Sequence[Any], positions: Ints
+    ) -> tuple[NDArray[np.float64], int]:
+        """Score items for one user.
+
+        Args:
+            user: raw values of user fields; missing ones are unknown.
+            context: raw values of context fields; likewise.
+            past: the behaviour history, oldest first: item ids, or mappings of raw history fields.
+            positions: (K,) the candidates' positions in the store.
+
+        Returns:
+            (K,) logits, and how many of the past items that the model sees are not in the store.
+
+        Raises:
+            RequestError: a field or value that the encoder refuses, or a history of the wrong form.
+        """
+        encoder, model, device = self.bundle.encoder, self.bundle.model, self.bundle.device
+        features = encoder.encode_values("user", [user]).beside(encoder.encode_values("context", [context]))
+        table, unknown = self._behaviours(past[max(0, len(past) - encoder.history) :])
+        steps = Ragged(torch.arange(len(table)), torch.tensor([0, len(table)]))
+        history = History(table.to(device), steps.map(lambda tensor: tensor.to(device)))
+        user_side = model.user(features.map(lambda tensor: tensor.to(device)), history)
+        logits = model.score(user_side, self.store.gather(positions).to(device))
+        return logits.double().cpu().numpy(), unknown
+
+    def _behaviours(self, past: Sequence[Any]) -> tuple[torch.Tensor, int]:
+        """(L, D) embeddings of past behaviours, and how many of them are items that the store does not have."""
+        records = [behaviour for behaviour in past if isinstance(behaviour, Mapping)]
+        if records and len(records) < len(past):
+            raise RequestError("history: holds both ids and mappings; give one kind")
+        if records or self.store.behaviours is None:
+            return self._recorded(records or past), 0
+        positions, known = self.store.lookup(past, "history")
+        return self.store.remember(positions, known), int((~known).sum())
+
+    def _recorded(self, records: Sequence[Any]) -> torch.Tensor:
+        """(L, D) embeddings of behaviours given by their fields."""
+        if any(not isinstance(record, Mapping) for record in records):
+            fields = ", ".join(self.bundle.encoder.schema.history)
+            raise RequestError(f"history: this model remembers records; give mappings with the fields {fields}")
+        features: Features = self.bundle.encoder.encode_values("history", records)
+        return self.bundle.model.behaviour(features.map(lambda tensor: tensor.to(self.bundle.device)))
+
+
+def open_generation(directory: Path) -> Generation:
+    """Open a generation after checking every byte of it; the store is mapped, not read.
+
+    Raises:
+        ArtefactError: a file is missing, changed or additional, or the directory holds a model without a store.
+    """
+    bundle = load_bundle(directory)
+    if not (directory / STORE).is_dir():
+        raise ArtefactError(f"{directory}: holds a model without an item store; publish it with: prerank publish")
+    store = ItemStore.open(directory / STORE)
+    return Generation(store.generation, bundle, store)
+
+
+def locate(directory: Path) -> Path:
+    """The generation to serve: ``directory`` itself, or the one that its CURRENT names.
+
+    Raises:
+        ArtefactError: ``directory`` is neither, or CURRENT is damaged or names a generation that is not there.
+    """
+    if (directory / MANIFEST).exists():
+        return directory
+    current = directory / CURRENT
+    try:
+        text = current.read_bytes().decode("ascii")
+    except FileNotFoundError:
+        raise ArtefactError(f"{directory}: nothing is published here (no {CURRENT}); use: prerank publish") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{current}: cannot be read: {error}") from None
+    name = text.removesuffix("\n")
+    if not text.endswith("\n") or not _NAME.fullmatch(name):
+        raise ArtefactError(f"{current}: is damaged; write the name of one of {directory / GENERATIONS} into it")
+    if not (directory / GENERATIONS / name).is_dir():
+        raise ArtefactError(f"{current}: names generation {name}, which is not in {directory / GENERATIONS}")
+    return directory / GENERATIONS / name

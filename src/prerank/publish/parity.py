@@ -1,0 +1,102 @@
+"""The parity gate: what will be served must be what was evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from prerank.data.loader import EncodedDataset, Loader
+from prerank.data.log import Dataset, Rows
+from prerank.errors import ArtefactError
+from prerank.publish.bundle import Bundle
+from prerank.publish.generation import Generation
+from prerank.schema import Field
+
+REQUESTS, CANDIDATES = 100, 10  # 1,000 pairs
+SEED = 20_25
+
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+"""Largest difference of a logit, times max(1, |logit|) because rounding is relative. float32: sums of some hundred
+products in another order. float16: a stored value is off by at most 2^-11 of itself; four times that, 2e-3, leaves
+room for scales and layers behind it, while a wrong row, index or history is off by far more."""
+
+
+def check_parity(generation: Generation, bundle: Bundle, dataset: Dataset) -> None:
+    """Score 1,000 random pairs, requests of the test part with random items, from raw values by both ways.
+
+    Args:
+        generation: the written files, as serving opens them.
+        bundle: the trained model as it was evaluated, in evaluation mode.
+        dataset: where requests and items are drawn from.
+
+    Raises:
+        ArtefactError: some logit differs; the pair is named.
+    """
+    rows = _random_requests(dataset)
+    expected = _evaluated(bundle, dataset, rows)
+    served = _served(generation, dataset, rows)
+    dtype = generation.store.rows.dtype.name
+    close = np.abs(served - expected) <= TOLERANCE[dtype] * np.maximum(1, np.abs(expected))
+    if not close.all():
+        request, candidate = np.argwhere(~close)[0]
+        user = dataset.users[dataset.schema.user_id][int(rows.users[request])]
+        item = dataset.items[dataset.schema.item_id][int(rows.items[request, candidate])]
+        raise ArtefactError(
+            f"parity: {int((~close).sum())} of {close.size} served logits differ from evaluation's by more than "
+            f"{TOLERANCE[dtype]:g}, first user {user!r} with item {item!r}: "
+            f"{served[request, candidate]:.6g} against {expected[request, candidate]:.6g}; nothing is published"
+        )
+
+
+def _random_requests(dataset: Dataset) -> Rows:
+    """Requests of the test part with candidates drawn from the whole catalogue."""
+    rng = np.random.default_rng(SEED)
+    test = dataset.parts["test"]
+    rows = test.take(rng.integers(len(test), size=REQUESTS))
+    items = rng.integers(dataset.items.height, size=(REQUESTS, CANDIDATES), dtype=np.int32)
+    return replace(rows, items=items, labels=np.zeros(items.shape, dtype=np.uint8))
+
+
+@torch.inference_mode()
+def _evaluated(bundle: Bundle, dataset: Dataset, rows: Rows) -> NDArray[np.float64]:
+    """(requests, candidates) logits by evaluation's way: encoded tables, batches, ``forward``."""
+    encoded = EncodedDataset(replace(dataset, parts={**dataset.parts, "test": rows}), bundle.encoder)
+    batches = Loader(encoded, "test", batch_rows=rows.items.size).batches()
+    return torch.cat([bundle.model(batch.to(bundle.device)) for batch in batches]).double().cpu().numpy()
+
+
+def _served(generation: Generation, dataset: Dataset, rows: Rows) -> NDArray[np.float64]:
+    """(requests, candidates) logits by serving's way: one request of raw values after the other."""
+    schema, history = dataset.schema, generation.bundle.encoder.history
+    entries, lengths = dataset.timelines.windows(rows.users, rows.ends, history)
+    past = _raw_behaviours(dataset, entries)
+    stops = np.cumsum(lengths)
+    candidates = dataset.items[schema.item_id][rows.items.ravel()].to_list()
+    positions, _ = generation.store.lookup(candidates)
+    logits = [
+        generation.logits(
+            _raw(dataset.users, schema.user, int(user)),
+            {} if rows.context is None else _raw(rows.context, schema.context, request),
+            past[stops[request] - lengths[request] : stops[request]],
+            positions[request * CANDIDATES : (request + 1) * CANDIDATES],
+        )[0]
+        for request, user in enumerate(rows.users)
+    ]
+    return np.stack(logits)
+
+
+def _raw(table: pl.DataFrame, fields: Sequence[Field], row: int) -> Mapping[str, Any]:
+    return table.select(field.name for field in fields).row(row, named=True)
+
+
+def _raw_behaviours(dataset: Dataset, entries: NDArray[np.int64]) -> list[Any]:
+    """Past behaviours as a caller gives them: item ids, or records of the history fields."""
+    if dataset.schema.history_of == "items":
+        return dataset.items[dataset.schema.item_id][entries].to_list()
+    return dataset.behaviours.select(dataset.schema.history)[entries].to_dicts()

@@ -1,0 +1,63 @@
+"""Publishing: encode the catalogue, prove that serving equals evaluation, switch in one step."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from prerank.data.log import Dataset
+from prerank.errors import ArtefactError
+from prerank.publish.bundle import Bundle, write_bundle
+from prerank.publish.encode import Progress, encode_catalogue
+from prerank.publish.files import aside, exclusive, install, new_generation, refuse_existing, replace_text, seal
+from prerank.publish.generation import CURRENT, GENERATIONS, STORE, locate, open_generation
+from prerank.publish.parity import check_parity
+from prerank.publish.store import Precision
+
+
+def publish(
+    bundle: Bundle, dataset: Dataset, to: Path, dtype: Precision = "float32", progress: Progress | None = None
+) -> Path:
+    """Publish a model and its encoded catalogue as the current generation of ``to``.
+
+    Whatever fails before the switch, an error or a kill, leaves the generation that was being served in place.
+
+    Args:
+        bundle: the model, which is put into evaluation mode, and its encoder.
+        dataset: the catalogue, and the test part from which the parity gate draws.
+        to: the published directory; earlier generations stay in it.
+        dtype: how item representations are kept; float16 halves the store.
+        progress: called with (items encoded, items in all).
+
+    Returns:
+        The directory of the new generation.
+
+    Raises:
+        ArtefactError: served scores are not evaluation's, the model cannot be stored, ``to`` cannot be written, or
+            another publish is running there.
+        DataError: the catalogue has an item twice, or lacks a column.
+    """
+    bundle.model.eval()
+    with exclusive(to), aside(to / GENERATIONS / ".part") as work:
+        write_bundle(bundle, work)
+        generation = new_generation(work)
+        target = to / GENERATIONS / generation
+        refuse_existing(target)
+        encode_catalogue(bundle, dataset.items, work / STORE, generation, dtype=dtype, progress=progress)
+        seal(work, generation, bundle.name)
+        check_parity(open_generation(work), bundle, dataset)
+        try:
+            install(work, target)
+            replace_text(to / CURRENT, f"{generation}\n")
+        except BaseException:
+            if not _is_current(to, target):
+                shutil.rmtree(target, ignore_errors=True)
+            raise
+    return target
+
+
+def _is_current(to: Path, generation: Path) -> bool:
+    try:
+        return locate(to) == generation
+    except ArtefactError:
+        return False

@@ -1,0 +1,217 @@
+"""Publishing switches in one step or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prerank
+from prerank.data.encoder import Encoder
+from prerank.data.loader import EncodedDataset
+from prerank.errors import ArtefactError, DataError
+from prerank.models.registry import MODELS, create, model_config
+from prerank.publish import publish as publishing
+from prerank.publish.bundle import Bundle, load_bundle, save_bundle
+from prerank.publish.generation import locate, open_generation
+from prerank.publish.publish import publish
+from prerank.publish.store import ItemStore
+
+
+def small(model: str, encoder: Encoder, seed: int = 0) -> Bundle:
+    """A small untrained model."""
+    config = model_config({"name": model, "embedding_std": 1.0, "tower": [8]}, "test")
+    torch.manual_seed(seed)
+    return Bundle(create(config, encoder.inputs).eval(), encoder, config, {"test": {"auc": 0.5}})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tiny layers gain nothing from several threads and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("model", MODELS)
+def test_published_and_located(encoded: EncodedDataset, tmp_path: Path, model: str, dtype: Any) -> None:
+    target = publish(small(model, encoded.encoder), encoded.dataset, tmp_path, dtype)
+    assert locate(tmp_path) == locate(target) == target
+    assert (tmp_path / "CURRENT").read_text() == f"{target.name}\n"
+    generation = open_generation(target)
+    assert generation.name == target.name and generation.store.rows.dtype == dtype
+    assert load_bundle(target).config == small(model, encoded.encoder).config
+
+
+def test_earlier_generations_stay(encoded: EncodedDataset, tmp_path: Path) -> None:
+    first = publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    second = publish(small("fit", encoded.encoder), encoded.dataset, tmp_path)
+    assert names(tmp_path / "generations") == {first.name, second.name}
+    assert locate(tmp_path) == second
+    open_generation(first)
+
+
+def test_a_model_without_store_is_not_served(encoded: EncodedDataset, tmp_path: Path) -> None:
+    save_bundle(small("fit", encoded.encoder), tmp_path / "bundle")
+    with pytest.raises(ArtefactError, match="bundle: holds a model without an item store"):
+        open_generation(locate(tmp_path / "bundle"))
+
+
+def test_a_place_where_nothing_is_published(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ArtefactError, match="nothing is published here"):
+            locate(place)
+
+
+def test_every_damage_of_current_is_refused(encoded: EncodedDataset, tmp_path: Path) -> None:
+    publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    current = tmp_path / "CURRENT"
+    intact = current.read_bytes()
+    flipped = [bytes(b ^ (1 << bit) * (i == n) for i, b in enumerate(intact)) for n in range(25) for bit in range(8)]
+    for damaged in (*flipped, *(intact[:length] for length in range(25)), intact * 2, b"../generations\n"):
+        current.write_bytes(damaged)
+        with pytest.raises(ArtefactError, match="CURRENT"):
+            locate(tmp_path)
+
+
+def test_a_failure_at_any_step_leaves_the_old_generation(
+    encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    before = names(tmp_path)
+    monkeypatch.setattr(publishing, "check_parity", lambda *_: None)  # the same each time, and slow
+    calls = fail_at = 0
+    real: dict[str, Callable[..., None]] = {"fsync": os.fsync, "rename": os.rename}
+
+    def counted(name: str) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == fail_at:
+                raise OSError(5, "Input/output error")
+            real[name](*arguments)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(os, name, counted(name))
+    while locate(tmp_path) == old:
+        assert names(tmp_path / "generations") == {old.name}
+        assert names(tmp_path) <= before | {".CURRENT.part"}
+        calls, fail_at = 0, fail_at + 1
+        with pytest.raises(ArtefactError, match="could not be written: Input/output error"):
+            publish(small("fit", encoded.encoder), encoded.dataset, tmp_path)
+    # Only the very last step, syncing the directory after the switch, fails with the new generation in place.
+    open_generation(locate(tmp_path))
+    steps, fail_at, calls = fail_at, 0, 0
+    publish(small("fit", encoded.encoder, seed=1), encoded.dataset, tmp_path)
+    assert steps == calls > 15
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from prerank.data.log import Dataset
+from prerank.publish import publish as publishing
+from prerank.publish.bundle import load_bundle
+
+place, built, when = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+publishing.check_parity = lambda *_: None
+if when == "before the switch":
+    publishing.replace_text = die
+progress = die if when == "while encoding" else None
+publishing.publish(load_bundle(place / "bundle"), Dataset.load(built), place / "to", progress=progress)
+"""
+
+
+@pytest.mark.parametrize("when", ["while encoding", "before the switch"])
+def test_a_killed_publish_leaves_the_old_generation(
+    encoded: EncodedDataset, built: Path, tmp_path: Path, when: str
+) -> None:
+    to = tmp_path / "to"
+    old = publish(small("two_tower", encoded.encoder), encoded.dataset, to)
+    save_bundle(small("fit", encoded.encoder), tmp_path / "bundle")
+    environment = {**os.environ, "PYTHONPATH": str(Path(prerank.__file__).parents[1])}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(built), when], env=environment, check=False, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert locate(to) == old
+    open_generation(old)
+    assert len(names(to / "generations")) == 2  # what the killed one left
+    new = publish(small("fit", encoded.encoder, seed=1), encoded.dataset, to)
+    assert locate(to) == new and ".part" not in names(to / "generations")
+
+
+def test_a_wrong_store_is_not_published(
+    encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    before = names(tmp_path)
+    gather = ItemStore.gather
+    monkeypatch.setattr(ItemStore, "gather", lambda self, positions: gather(self, (positions + 1) % len(self)))
+    with pytest.raises(ArtefactError, match=r"parity: \d+ of 1000 served logits differ .* nothing is published"):
+        publish(small("fit", encoded.encoder), encoded.dataset, tmp_path)
+    assert locate(tmp_path) == old and names(tmp_path / "generations") == {old.name} and names(tmp_path) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_wrong_histories_are_not_published(
+    encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    remember = ItemStore.remember
+    monkeypatch.setattr(ItemStore, "remember", lambda self, positions, known: remember(self, positions, ~known))
+    with pytest.raises(ArtefactError, match="parity"):
+        publish(small("fit", encoded.encoder), encoded.dataset, tmp_path, dtype)
+    assert names(tmp_path / "generations") == set() and "CURRENT" not in names(tmp_path)
+
+
+def test_a_model_whose_evaluation_is_not_its_served_path_is_not_published(
+    encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = small("fit", encoded.encoder)
+    pair = bundle.model.pair
+    monkeypatch.setattr(bundle.model, "pair", lambda *arguments: pair(*arguments) + 1e-4)
+    with pytest.raises(ArtefactError, match="parity: 1000 of 1000"):
+        publish(bundle, encoded.dataset, tmp_path)
+    publish(bundle, encoded.dataset, tmp_path, "float16")  # within what half precision loses
+
+
+def test_a_model_left_in_training_is_published_in_evaluation(encoded: EncodedDataset, tmp_path: Path) -> None:
+    bundle = small("two_tower", encoded.encoder)
+    bundle.model.train()
+    statistics = bundle.model.state_dict()["item_tower.layers.1.running_mean"].clone()
+    target = publish(bundle, encoded.dataset, tmp_path)
+    assert torch.equal(statistics, load_bundle(target).model.state_dict()["item_tower.layers.1.running_mean"])
+
+
+def test_a_broken_catalogue_publishes_nothing(encoded: EncodedDataset, tmp_path: Path) -> None:
+    items = encoded.dataset.items
+    twice = replace(encoded.dataset, items=items.vstack(items[:1]))
+    with pytest.raises(DataError, match="occurs more than once"):
+        publish(small("fit", encoded.encoder), twice, tmp_path)
+    assert names(tmp_path / "generations") == set() and "CURRENT" not in names(tmp_path)
+
+
+def test_a_place_that_cannot_be_written(encoded: EncodedDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="file: cannot be written"):
+        publish(small("fit", encoded.encoder), encoded.dataset, tmp_path / "file")
