@@ -56,15 +56,19 @@ class Schema(Strict):
     def _consistent(self) -> Self:
         if not self.user or not self.item:
             raise ValueError("user and item need at least one field each")
-        for side, fields in (("user and context", self.user + self.context), ("item", self.item)):
-            names = [field.name for field in fields]
+        declared = {
+            "user and context": [field.name for field in self.user + self.context],
+            "item": [field.name for field in self.item],
+            "history": list(self.history),
+        }
+        for side, names in declared.items():
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice:
                 raise ValueError(f"field {twice!r} is declared twice for {side}")
-        items = {field.name for field in self.item}
+        items = sorted(declared["item"])
         unknown = next((name for name in self.history if name not in items), None)
         if unknown:
-            raise ValueError(f"history field {unknown!r} is not an item field; item fields: {', '.join(sorted(items))}")
+            raise ValueError(f"history field {unknown!r} is not an item field; item fields: {', '.join(items)}")
         if not self.history:
             raise ValueError("history needs at least one item field, for example the item id")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prerank.data.log import PARTS, Dataset, Rows
 from prerank.errors import DataError
@@ -15,26 +16,30 @@ QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Row counts, users, items, base rate and history lengths of each part."""
     parts: dict[str, Any] = {}
+    offered = np.zeros(dataset.items.height, dtype=np.int64)
     for name in PARTS:
         rows = dataset.parts[name]
-        starts = dataset.timelines.offsets[rows.users]
-        lengths = np.minimum(rows.ends - starts, dataset.protocol.history)
-        quantiles = np.percentile(lengths, QUANTILES, method="nearest").tolist() if len(rows) else []
+        items = np.bincount(rows.items.ravel(), minlength=dataset.items.height)
+        offered += items
+        lengths = np.minimum(rows.ends - dataset.timelines.offsets[rows.users], dataset.protocol.history)
+        quantiles = np.percentile(lengths, QUANTILES, method="nearest").tolist()
         parts[name] = {
             "requests": len(rows),
             "rows": int(rows.items.size),
-            "users": len(np.unique(rows.users)),
-            "items": len(np.unique(rows.items)),
-            "base_rate": float(rows.labels.mean()) if len(rows) else 0.0,
+            "users": _count(np.bincount(rows.users)),
+            "items": _count(items),
+            "base_rate": float(rows.labels.mean()),
             "history_length": {
-                "mean": float(lengths.mean()) if len(rows) else 0.0,
-                **{f"p{q}": int(value) for q, value in zip(QUANTILES, quantiles, strict=False)},
+                "mean": float(lengths.mean()),
+                **{f"p{q}": int(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
             },
         }
+    if dataset.schema.history_of == "items":
+        offered += np.bincount(dataset.timelines.entries, minlength=dataset.items.height)
     return {
         "users": dataset.users.height,
         "items": dataset.items.height,
-        "items_with_events": _active_items(dataset),
+        "items_with_events": _count(offered),
         "behaviours": len(dataset.timelines.entries),
         "parts": parts,
     }
@@ -49,78 +54,91 @@ def audit(dataset: Dataset) -> dict[str, int]:
     Raises:
         DataError: a count that must be zero is not.
     """
-    timelines, protocol = dataset.timelines, dataset.protocol
-    counts = {
-        "history_reaches_other_user": 0,
-        "history_later_than_event": 0,
-        "history_as_late_as_event": 0,
-        "negative_that_user_touched": 0,
-        "request_in_two_parts": 0,
-        "train_sees_test_event": 0,
-        "info_target_item_in_history": 0,
-        "info_train_later_than_users_test": 0,
-    }
+    protocol, of_items = dataset.protocol, dataset.schema.history_of == "items"
+    tied = "info_history_as_late_as_event" if of_items and protocol.ties != "strict" else "history_as_late_as_event"
+    seen = "info_train_sees_test_event" if protocol.test == "rows" else "train_sees_test_event"
+    counts: dict[str, int] = {"history_reaches_other_user": 0, "history_later_than_event": 0, tied: 0}
     for rows in dataset.parts.values():
-        if not len(rows):
-            continue
-        starts, stops = timelines.offsets[rows.users], timelines.offsets[rows.users + 1]
-        counts["history_reaches_other_user"] += int(((rows.ends < starts) | (rows.ends > stops)).sum())
-        visible = rows.ends > starts
-        last = timelines.times[rows.ends[visible] - 1]
-        counts["history_later_than_event"] += int((last > rows.times[visible]).sum())
-        counts["history_as_late_as_event"] += int((last == rows.times[visible]).sum())
-        counts["info_target_item_in_history"] += _targets_in_history(dataset, rows)
-        counts["negative_that_user_touched"] += _touched_negatives(dataset, rows)
-    counts["request_in_two_parts"] = _shared_requests(dataset)
-    counts["train_sees_test_event"], counts["info_train_later_than_users_test"] = _train_after_test(dataset)
-    if protocol.ties != "strict" and dataset.schema.history_of == "items":
-        counts["info_history_as_late_as_event"] = counts.pop("history_as_late_as_event")
+        _add(counts, _late_histories(dataset, rows, tied))
+        if of_items:
+            _add(counts, _items_in_history(dataset, rows))
+    if protocol.labels == "sampled":
+        counts["negative_that_user_touched"] = _touched_negatives(dataset)
+        if protocol.ties != "strict":
+            counts["request_in_two_parts"] = _shared_requests(dataset)
+    counts[seen], counts["info_train_later_than_users_test"] = _train_after_test(dataset)
     broken = {name: count for name, count in counts.items() if count and not name.startswith("info_")}
     if broken:
         raise DataError(f"{dataset.name}: the leak audit failed: {broken}; this is a fault of the source or of prerank")
     return counts
 
 
-def _active_items(dataset: Dataset) -> int:
-    used = [np.unique(rows.items) for rows in dataset.parts.values()]
-    if dataset.schema.history_of == "items":
-        used.append(np.unique(dataset.timelines.entries))
-    return len(np.unique(np.concatenate(used)))
+def _add(counts: dict[str, int], more: dict[str, int]) -> None:
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
 
 
-def _targets_in_history(dataset: Dataset, rows: Rows) -> int:
-    """Rows whose positive item also lies in their own history window: repeated consumption."""
-    if dataset.schema.history_of != "items":
-        return 0
-    total = 0
-    for begin in range(0, len(rows), 200_000):  # windows of a slice at a time: 50 entries a row
-        part = slice(begin, begin + 200_000)
-        entries, lengths = dataset.timelines.windows(rows.users[part], rows.ends[part], dataset.protocol.history)
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        hits = (rows.items[part, 0][owners] == entries) & (rows.labels[part, 0][owners] == 1)
-        total += len(np.unique(owners[hits]))
-    return total
-
-
-def _touched_negatives(dataset: Dataset, rows: Rows) -> int:
-    """Sampled negatives that the user has an event with, anywhere on the timeline."""
-    if dataset.protocol.labels != "sampled" or dataset.protocol.negatives_from != "catalogue":
-        return 0
+def _late_histories(dataset: Dataset, rows: Rows, tied: str) -> dict[str, int]:
+    """Windows that leave their user's timeline, and windows whose last behaviour is not before the event."""
     timelines = dataset.timelines
+    outside = (rows.ends < timelines.offsets[rows.users]) | (rows.ends > timelines.offsets[rows.users + 1])
+    visible = ~outside & (rows.ends > timelines.offsets[rows.users])
+    last, now = timelines.times[rows.ends[visible] - 1], rows.times[visible]
+    return {
+        "history_reaches_other_user": _count(outside),
+        "history_later_than_event": _count(last > now),
+        tied: _count(last == now),
+    }
+
+
+def _items_in_history(dataset: Dataset, rows: Rows) -> dict[str, int]:
+    """Windows that end with their own event, and positives that the window holds from earlier: repeated consumption."""
+    entries, times, items = dataset.timelines.entries, dataset.timelines.times, rows.items[:, 0]
+    if not len(entries):
+        return {}
+    starts, stops = dataset.timelines.offsets[rows.users], dataset.timelines.offsets[rows.users + 1]
+
+    def is_own_event(places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        same = entries.take(places, mode="clip") == items
+        return np.asarray(same & (times.take(places, mode="clip") == rows.times))
+
+    # Of two equal events in a row the second sees the first, and that is no leak as long as its own place follows.
+    follows = (rows.ends < stops) & is_own_event(rows.ends)
+    own = (rows.ends > starts) & is_own_event(rows.ends - 1) & ~follows
+    repeated = np.zeros(len(rows), dtype=bool)
+    for back in range(1, dataset.protocol.history + 1):
+        places = rows.ends - back
+        inside = places >= starts
+        if not inside.any():
+            break
+        repeated |= inside & (entries.take(places, mode="clip") == items)
+    return {
+        "history_holds_own_event": _count(own),
+        "info_target_item_in_history": _count(repeated & (rows.labels[:, 0] == 1)),
+    }
+
+
+def _touched_negatives(dataset: Dataset) -> int:
+    """Sampled negatives that the user has an event with, anywhere on the timeline; from events: that are the target."""
+    parts = dataset.parts.values()
+    if dataset.protocol.negatives_from == "events":
+        return sum(_count(rows.items[:, 1:] == rows.items[:, :1]) for rows in parts)
     stride = dataset.items.height
-    owners = np.repeat(np.arange(len(timelines.offsets) - 1, dtype=np.int64), np.diff(timelines.offsets))
-    seen = np.unique(owners * stride + timelines.entries)
-    keys = (rows.users[:, None].astype(np.int64) * stride + rows.items)[rows.labels == 0]
-    places = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
-    return int((seen[places] == keys).sum())
+    touched = dataset.timelines.owners.astype(np.int64) * stride + dataset.timelines.entries
+    touched.sort()
+    found = 0
+    for rows in parts:
+        keys = (rows.users[:, None].astype(np.int64) * stride + rows.items[:, 1:]).ravel()
+        found += _count(touched.take(np.searchsorted(touched, keys), mode="clip") == keys)
+    return found
 
 
 def _shared_requests(dataset: Dataset) -> int:
-    """Requests that stand in more than one part; a place in a timeline names a request."""
-    if dataset.protocol.labels != "sampled" or dataset.protocol.ties == "strict":
-        return 0  # there, equal impressions of one user are legitimate, or one place is shared by tied events
-    places = np.concatenate([rows.ends for rows in dataset.parts.values()])
-    return len(places) - len(np.unique(places))
+    """Requests that stand in more than one part, or twice; a place in a timeline names a request."""
+    stood = np.zeros(len(dataset.timelines.entries) + 1, dtype=np.int64)
+    for rows in dataset.parts.values():
+        stood += np.bincount(rows.ends.clip(0, len(stood) - 1), minlength=len(stood))
+    return _count(stood > 1)
 
 
 def _train_after_test(dataset: Dataset) -> tuple[int, int]:
@@ -136,6 +154,10 @@ def _train_after_test(dataset: Dataset) -> tuple[int, int]:
     seeing = later = 0
     for name in ("train", "valid"):
         rows = dataset.parts[name]
-        seeing += int((rows.ends > first_test_end[rows.users]).sum())
-        later += int((rows.times > first_test_time[rows.users]).sum())
-    return (0 if dataset.protocol.test == "rows" else seeing), later
+        seeing += _count(rows.ends > first_test_end[rows.users])
+        later += _count(rows.times > first_test_time[rows.users])
+    return seeing, later
+
+
+def _count(found: NDArray[Any]) -> int:
+    return int(np.count_nonzero(found))

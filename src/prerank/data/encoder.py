@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prerank.batch import Features, Ragged
 from prerank.data.log import Dataset
-from prerank.data.vocabulary import Buckets, Vocabulary, text, texts
+from prerank.data.vocabulary import UNKNOWN, Buckets, Vocabulary, text, texts
 from prerank.errors import ArtefactError, DataError, RequestError
 from prerank.schema import Field, Inputs, Schema
 
@@ -90,13 +90,14 @@ class Encoder:
         return Features(columns, table.height)
 
     def encode_values(self, side: Side, rows: Sequence[Mapping[str, Any]]) -> Features:
-        """Encode rows of a request; a missing field is unknown.
+        """Encode rows of a request; a missing field is unknown, an id that is not a field is passed over.
 
         Raises:
             RequestError: a key that the schema does not know, or a value of the wrong kind; the field is named.
         """
         fields = self.fields(side)
-        known = {field.name for field in fields} | {self.schema.user_id if side == "user" else self.schema.item_id}
+        ids = {"user": {self.schema.user_id}, "context": set[str]()}.get(side, {self.schema.item_id})
+        known = {field.name for field in fields} | ids
         for row in rows:
             unknown = next((key for key in row if key not in known), None)
             if unknown is not None:
@@ -109,10 +110,9 @@ class Encoder:
     def state(self) -> tuple[pl.DataFrame, dict[str, list[float]]]:
         """The vocabularies as a table (field, value) in id order, and the bucket edges by field."""
         vocabularies = {name: coder for name, coder in self.coders.items() if isinstance(coder, Vocabulary)}
-        names = np.repeat(list(vocabularies), [len(v.values) for v in vocabularies.values()])
-        values = [value for vocabulary in vocabularies.values() for value in vocabulary.values]
+        values = [(name, value) for name, vocabulary in vocabularies.items() for value in vocabulary.values]
+        table = pl.DataFrame(values, schema={"field": pl.String, "value": pl.String}, orient="row")
         edges = {name: coder.edges.tolist() for name, coder in self.coders.items() if isinstance(coder, Buckets)}
-        table = pl.DataFrame({"field": names, "value": values}, schema={"field": pl.String, "value": pl.String})
         return table, edges
 
     @classmethod
@@ -120,7 +120,7 @@ class Encoder:
         """The encoder whose ``state`` was saved.
 
         Raises:
-            ArtefactError: a declared field has neither vocabulary nor edges.
+            ArtefactError: a numeric field has no bucket edges.
         """
         values = {str(key[0]): group["value"].to_list() for key, group in table.group_by("field", maintain_order=True)}
         coders: dict[str, Coder] = {}
@@ -159,24 +159,25 @@ class Encoder:
         return torch.from_numpy(coder.ids([text(_single(value, place)) for value in values], len(values)))
 
 
-def unknown_share(features: Features) -> dict[str, float]:
-    """Of each field, the share of values that are unknown or missing."""
+def unknown_share(features: Features, counts: NDArray[np.int64]) -> dict[str, float]:
+    """Of each field, the share of values that are unknown or missing, where row r occurs ``counts[r]`` times."""
     shares = {}
     for name, column in features.columns.items():
-        ids = column.values if isinstance(column, Ragged) else column
-        shares[name] = float((ids == 0).double().mean()) if ids.numel() else 0.0
+        if isinstance(column, Ragged):
+            ids, weights = column.values.numpy(), counts[column.owners.numpy()]
+        else:
+            ids, weights = column.numpy(), counts
+        shares[name] = float(weights[ids == UNKNOWN].sum() / max(1, weights.sum()))
     return shares
 
 
 def _visible_behaviours(dataset: Dataset) -> NDArray[np.int64]:
     """How often each behaviour lies on a timeline before its user's latest training event."""
     timelines, train = dataset.timelines, dataset.parts["train"]
-    last = timelines.offsets[:-1].copy()
+    last = np.array(timelines.offsets[:-1])
     np.maximum.at(last, train.users, train.ends)
-    lengths = last - timelines.offsets[:-1]
-    users = np.arange(len(lengths), dtype=np.int32)
-    entries, _ = timelines.windows(users, last, int(lengths.max(initial=0)))
-    return np.bincount(entries, minlength=dataset.behaviours.height)
+    visible = np.arange(len(timelines.entries)) < np.repeat(last, np.diff(timelines.offsets))
+    return np.bincount(timelines.entries[visible], minlength=dataset.behaviours.height)
 
 
 def _fit(field: Field, seen: Sequence[tuple[pl.Series, NDArray[np.int64]]]) -> Coder:
@@ -217,7 +218,7 @@ def _offsets(lengths: NDArray[np.int64]) -> torch.Tensor:
 def _number(value: Any, place: str) -> float:
     if value is None:
         return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise RequestError(f"{place}: expected a number, got {value!r}")
     return float(value)
 

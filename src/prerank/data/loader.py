@@ -26,12 +26,16 @@ class EncodedDataset:
         self.behaviours = encoder.encode("history", dataset.behaviours)
 
     def unknown(self) -> dict[str, Any]:
-        """Of each part and field, the share of rows whose value the training part did not have."""
+        """Of each part, side and field, the share of values that the training part did not have."""
         report: dict[str, Any] = {}
         for part, rows in self.dataset.parts.items():
-            user = self.users.take(torch.from_numpy(rows.users.astype(np.int64)))
-            item = self.items.take(torch.from_numpy(rows.items.ravel().astype(np.int64)))
-            report[part] = {"user": unknown_share(user), "item": unknown_share(item)}
+            report[part] = {
+                "user": unknown_share(self.users, np.bincount(rows.users, minlength=self.users.rows)),
+                "item": unknown_share(self.items, np.bincount(rows.items.ravel(), minlength=self.items.rows)),
+            }
+            if rows.context is not None:
+                context = self.encoder.encode("context", rows.context)
+                report[part]["context"] = unknown_share(context, np.ones(len(rows), dtype=np.int64))
         return report
 
 
@@ -60,7 +64,7 @@ class Loader:
         """
         self.data = data
         self.rows = data.dataset.parts[part]
-        self.requests = max(1, batch_rows // self.rows.items.shape[1])
+        self.requests: int = max(1, batch_rows // self.rows.items.shape[1])
         self.seed = seed
         self.sampler = sampler_for(data.dataset) if fresh_negatives else None
         context = self.rows.context
@@ -68,7 +72,7 @@ class Loader:
         self.slot = np.empty(data.behaviours.rows, dtype=np.int64)
 
     def __len__(self) -> int:
-        return int(math.ceil(len(self.rows) / self.requests))
+        return math.ceil(len(self.rows) / self.requests)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from the ``start``-th on."""

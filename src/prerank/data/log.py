@@ -61,6 +61,11 @@ class Timelines:
     entries: Rowids
     times: Ints
 
+    @property
+    def owners(self) -> Rowids:
+        """(E,) the user of each behaviour."""
+        return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))
+
     def windows(self, users: Rowids, ends: Ints, length: int) -> tuple[Ints, Ints]:
         """The last ``length`` behaviours before position ``ends`` of each user's timeline.
 
@@ -130,19 +135,25 @@ class Dataset:
     facts: Mapping[str, Any]
 
     def save(self, directory: Path) -> None:
-        """Write the data set; ``dataset.json`` comes last, so a half-written directory is not taken for one."""
+        """Write the data set, also over an earlier one; ``dataset.json`` names the format once all the rest is there.
+
+        Raises:
+            DataError: the directory holds tables that no data set wrote.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         manifest = directory / "dataset.json"
-        manifest.unlink(missing_ok=True)
+        if not manifest.exists() and (directory / "users.parquet").exists():
+            raise DataError(f"{directory}: holds tables that are not a data set's; choose another folder to write to")
+        manifest.write_text('{"format": "unfinished"}\n', encoding="utf-8")
         self.users.write_parquet(directory / "users.parquet")
         self.items.write_parquet(directory / "items.parquet")
         if self.schema.history_of == "records":
             self.behaviours.write_parquet(directory / "behaviours.parquet")
         for name in ("offsets", "entries", "times"):
-            np.save(directory / f"timelines.{name}.npy", getattr(self.timelines, name), allow_pickle=False)
+            _write_array(directory / f"timelines.{name}.npy", getattr(self.timelines, name))
         for part, rows in self.parts.items():
             for name in ("users", "ends", "items", "labels", "times"):
-                np.save(directory / f"{part}.{name}.npy", getattr(rows, name), allow_pickle=False)
+                _write_array(directory / f"{part}.{name}.npy", getattr(rows, name))
             if rows.context is not None:
                 rows.context.write_parquet(directory / f"{part}.context.parquet")
         summary = {
@@ -170,7 +181,7 @@ class Dataset:
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{manifest}: damaged; build the data set again") from None
         if version != FORMAT:
-            raise DataError(f"{manifest}: format {version}, this prerank reads {FORMAT}; build it again")
+            raise DataError(f"{manifest}: format {version}, this prerank reads {FORMAT}; build the data set again")
         try:
             schema = parse(Schema, summary["schema"], str(manifest))
             items = pl.read_parquet(directory / "items.parquet")
@@ -183,20 +194,25 @@ class Dataset:
                 items=items,
                 behaviours=pl.read_parquet(directory / "behaviours.parquet") if records else items,
                 timelines=Timelines(*(_array(directory, f"timelines.{n}") for n in ("offsets", "entries", "times"))),
-                parts={part: _read_rows(directory, part) for part in PARTS},
+                parts={part: _read_rows(directory, part, bool(schema.context)) for part in PARTS},
                 facts=summary["facts"],
             )
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{directory}: incomplete or damaged ({error}); build the data set again") from None
+        except (OSError, EOFError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{directory}: incomplete or damaged ({reason}); build the data set again") from None
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    path.unlink(missing_ok=True)  # whoever has an earlier one mapped keeps it; truncating it would kill them
+    np.save(path, array, allow_pickle=False)
 
 
 def _array(directory: Path, name: str) -> Any:
     return np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _read_rows(directory: Path, part: str) -> Rows:
-    path = directory / f"{part}.context.parquet"
-    context = pl.read_parquet(path) if path.exists() else None
+def _read_rows(directory: Path, part: str, has_context: bool) -> Rows:
+    context = pl.read_parquet(directory / f"{part}.context.parquet") if has_context else None
     users, ends, items, labels, times = (
         _array(directory, f"{part}.{name}") for name in ("users", "ends", "items", "labels", "times")
     )

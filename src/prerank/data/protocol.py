@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prerank.config import Strict, override, parse
 from prerank.errors import ConfigError
@@ -51,7 +51,29 @@ class Protocol(Strict):
     )
     validation: float = Field(default=0.2, gt=0, lt=1, description="share of the training requests")
     validation_by: Literal["rows", "users", "time"] = "rows"
-    seed: int = 1234
+    seed: int = Field(default=1234, ge=0)
+
+    @model_validator(mode="after")
+    def _test_size_fits(self) -> Self:
+        size = self.test_size
+        if self.test == "last" and size != int(size):
+            raise ValueError(f"test=last needs test_size as a whole number of events, got {size:g}")
+        if self.test in ("users", "rows") and size >= 1:
+            raise ValueError(f"test={self.test} needs test_size as a share below 1, got {size:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        read_by = {
+            "targets": "sampled",
+            "negatives": "sampled",
+            "negatives_from": "sampled",
+            "positive_rating": "rating",
+        }
+        for key, labels in read_by.items():
+            if self.labels != labels and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is read with labels={labels} only, not with labels={self.labels}")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -72,10 +94,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     # IntTower sec. 5.1: labels from ratings, 80/20 random rows. Its mean ratings, computed from test labels in the
     # authors' code, are left out: they are a label leak.
     "inttower": {"labels": "rating", "drop_ratings": (3.0,), "test": "rows", "test_size": 0.2},
-    # Impressions with given labels, the last day for the test.
-    "impressions": {"labels": "given", "test": "time", "test_size": 86400, "users": "has_history"},
+    # Impressions with given labels, the last day for the test. A page shows several items at one time, and what was
+    # clicked on it must not be seen by its other impressions: ties are strict.
+    "impressions": {"labels": "given", "ties": "strict", "test": "time", "test_size": 86400, "users": "has_history"},
     # The filter that explains the click rate of FIT's and IntTower's Taobao tables.
-    "taobao": {"labels": "given", "test": "time", "test_size": 86400, "users": "has_click"},
+    "taobao": {"labels": "given", "ties": "strict", "test": "time", "test_size": 86400, "users": "has_click"},
 }
 
 

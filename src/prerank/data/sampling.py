@@ -30,17 +30,16 @@ class NegativeSampler:
         """
         self.uniform = source == "catalogue"
         self.pool = catalogue if self.uniform else items
-        self.stride = int(max(catalogue.max(initial=0), items.max(initial=0))) + 1
         if len(catalogue) < 2:
             raise DataError(f"items: {len(catalogue)} with events; sampling negatives needs at least two")
         if self.uniform:
-            self.seen = np.unique(users.astype(np.int64) * self.stride + items)
-            owners, touched = np.unique(self.seen // self.stride, return_counts=True)
+            self.stride = int(max(catalogue.max(), items.max(initial=0))) + 1
+            self.seen = np.unique(self._keys(users, items))
+            touched = np.bincount(self.seen // self.stride)
             if touched.max(initial=0) >= len(catalogue):
-                full = int(owners[touched.argmax()])
                 raise DataError(
-                    f"user in row {full + 1} of the user table has events with all {len(catalogue)} items; no negative "
-                    "is left: leave the user out, or use --set negatives_from=events"
+                    f"user in row {touched.argmax() + 1} of the user table has events with all {len(catalogue)} items; "
+                    "no negative is left: leave the user out, or use --set negatives_from=events"
                 )
 
     def draw(self, users: Rowids, positives: Rowids, count: int, rng: np.random.Generator) -> Rowids:
@@ -52,11 +51,17 @@ class NegativeSampler:
             drawn[pending] = again
             refused = self._refused(users[pending[0]], positives[pending[0]], again)
             pending = (pending[0][refused], pending[1][refused])
-        return drawn.astype(np.int32)
+        return drawn
 
     def _refused(self, users: Rowids, positives: Rowids, drawn: Rowids) -> NDArray[np.bool_]:
         if not self.uniform:
             return np.asarray(drawn == positives)
-        keys: Ints = users.astype(np.int64) * self.stride + drawn
+        keys = self._keys(users, drawn)
         places = np.searchsorted(self.seen, keys)
-        return np.asarray(self.seen[np.minimum(places, len(self.seen) - 1)] == keys)
+        places[places == len(self.seen)] = 0  # above the last one: anything that differs
+        return np.asarray(self.seen[places] == keys)
+
+    def _keys(self, users: Rowids, items: Rowids) -> Ints:
+        """One number for each pair of user and item."""
+        keys = users.astype(np.int64) * self.stride
+        return keys + items

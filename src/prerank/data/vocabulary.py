@@ -96,6 +96,8 @@ def texts(values: pl.Series) -> pl.Series:
 
 def text(value: Any) -> str | None:
     """One raw value of a request in the text form that vocabularies compare."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
