@@ -200,6 +200,14 @@ def test_equal_events_in_a_row_are_no_leak() -> None:
         assert facts["history_holds_own_event"] == 0
 
 
+def test_a_click_at_the_time_of_its_own_impression_is_found() -> None:
+    """The click is a row of its own, and in the file it comes first."""
+    raw = log([*LOG.events.rows(), (0, 9, 99, 1), (0, 9, 99, 1)], [True] * 16 + [False])
+    with pytest.raises(DataError, match=r"'history_holds_own_event': 1}; equal events at one time need .*ties=strict"):
+        build(raw, GIVEN)
+    assert build(raw, GIVEN.model_copy(update={"ties": "strict"})).facts["leak_audit"]["history_holds_own_event"] == 0
+
+
 def test_impressions_that_are_no_behaviour_are_no_leak() -> None:
     events = [
         (user, item, time, (user + time) % 2) for user in range(4) for time in range(6) for item in (time, 9 - time)

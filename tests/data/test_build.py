@@ -255,11 +255,9 @@ def test_facts_of_the_build() -> None:
     }
 
 
-small = st.lists(
-    st.tuples(st.integers(1, 5), st.sampled_from("abcdef"), st.integers(-3, 3), st.booleans(), st.integers(0, 1)),
-    min_size=3,
-    max_size=25,
-)
+event = st.tuples(st.integers(1, 5), st.sampled_from("abcdef"), st.integers(-3, 3), st.booleans(), st.integers(0, 1))
+small = st.lists(event, min_size=3, max_size=25)
+distinct = st.lists(event, min_size=3, max_size=25, unique_by=lambda event: event[:3])
 
 
 def twin_windows(events: list[tuple[Any, ...]], strict: bool, history: int) -> list[str]:
@@ -274,7 +272,7 @@ def twin_windows(events: list[tuple[Any, ...]], strict: bool, history: int) -> l
     return windows
 
 
-@given(small, st.booleans(), st.integers(0, 4), st.sampled_from(["all", "has_history", "has_click"]))
+@given(distinct, st.booleans(), st.integers(0, 4), st.sampled_from(["all", "has_history", "has_click"]))
 def test_windows_and_rows_equal_their_twin(
     events: list[tuple[Any, ...]], strict: bool, history: int, users: Any
 ) -> None:

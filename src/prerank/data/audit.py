@@ -69,7 +69,10 @@ def audit(dataset: Dataset) -> dict[str, int]:
     counts[seen], counts["info_train_later_than_users_test"] = _train_after_test(dataset)
     broken = {name: count for name, count in counts.items() if count and not name.startswith("info_")}
     if broken:
-        raise DataError(f"{dataset.name}: the leak audit failed: {broken}; this is a fault of the source or of prerank")
+        hint = "equal events at one time need --set ties=strict" if "history_holds_own_event" in broken else ""
+        raise DataError(
+            f"{dataset.name}: the leak audit failed: {broken}; {hint or 'this is a fault of the source or of prerank'}"
+        )
     return counts
 
 
