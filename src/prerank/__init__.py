@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prerank.data.sources.tables import read_tables
     from prerank.errors import PrerankError
     from prerank.publish.bundle import Bundle, load_bundle, save_bundle
-    from prerank.publish.publish import publish
+    from prerank.publish.publish import publish_bundle
     from prerank.schema import Schema
     from prerank.serving.preranker import PreRanker, Ranked
     from prerank.study.compare import compare_runs
@@ -42,7 +42,7 @@ _PLACES = {
     "load_bundle": "publish.bundle",
     "open_source": "data.sources",
     "preset": "data.protocol",
-    "publish": "publish.publish",
+    "publish_bundle": "publish.publish",
     "read_tables": "data.sources.tables",
     "run_experiment": "study.experiment",
     "save_bundle": "publish.bundle",
@@ -65,7 +65,7 @@ __all__ = [
     "load_bundle",
     "open_source",
     "preset",
-    "publish",
+    "publish_bundle",
     "read_tables",
     "run_experiment",
     "save_bundle",

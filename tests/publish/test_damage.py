@@ -17,7 +17,7 @@ from prerank.errors import ArtefactError
 from prerank.models.registry import create, model_config
 from prerank.publish.bundle import Bundle
 from prerank.publish.generation import locate, open_generation
-from prerank.publish.publish import publish
+from prerank.publish.publish import publish_bundle
 
 FILES = [
     "buckets.json",
@@ -51,7 +51,7 @@ def titled(world: Dataset) -> Dataset:
 def published(titled: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published FIT with every file that there can be."""
     to = tmp_path_factory.mktemp("published")
-    publish(fit(titled, seed=0), titled, to)
+    publish_bundle(fit(titled, seed=0), titled, to)
     return to
 
 
@@ -104,7 +104,7 @@ def test_a_planted_file_is_refused_by_name(copy: Path, name: str) -> None:
 
 def test_the_store_of_another_model_is_refused(copy: Path, titled: Dataset, tmp_path: Path) -> None:
     """It is whole in itself and has the same size, but its query indices belong to another meta matrix."""
-    other = publish(fit(titled, seed=1), titled, tmp_path / "other")
+    other = publish_bundle(fit(titled, seed=1), titled, tmp_path / "other")
     shutil.move(copy / "store", tmp_path / "own")
     shutil.copytree(other / "store", copy / "store")
     with pytest.raises(ArtefactError, match=r"store/\w+\.\w+: is damaged"):

@@ -22,7 +22,7 @@ from prerank.models.registry import MODELS, create, model_config
 from prerank.publish import publish as publishing
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
 from prerank.publish.generation import locate, open_generation
-from prerank.publish.publish import publish
+from prerank.publish.publish import publish_bundle
 from prerank.publish.store import ItemStore
 
 
@@ -49,7 +49,7 @@ def names(directory: Path) -> set[str]:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("model", MODELS)
 def test_published_and_located(encoded: EncodedDataset, tmp_path: Path, model: str, dtype: Any) -> None:
-    target = publish(small(model, encoded.encoder), encoded.dataset, tmp_path, dtype)
+    target = publish_bundle(small(model, encoded.encoder), encoded.dataset, tmp_path, dtype)
     assert locate(tmp_path) == locate(target) == target
     assert (tmp_path / "CURRENT").read_text() == f"{target.name}\n"
     generation = open_generation(target)
@@ -58,8 +58,8 @@ def test_published_and_located(encoded: EncodedDataset, tmp_path: Path, model: s
 
 
 def test_earlier_generations_stay(encoded: EncodedDataset, tmp_path: Path) -> None:
-    first = publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
-    second = publish(small("fit", encoded.encoder), encoded.dataset, tmp_path)
+    first = publish_bundle(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    second = publish_bundle(small("fit", encoded.encoder), encoded.dataset, tmp_path)
     assert names(tmp_path / "generations") == {first.name, second.name}
     assert locate(tmp_path) == second
     open_generation(first)
@@ -78,7 +78,7 @@ def test_a_place_where_nothing_is_published(tmp_path: Path) -> None:
 
 
 def test_every_damage_of_current_is_refused(encoded: EncodedDataset, tmp_path: Path) -> None:
-    publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    publish_bundle(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
     current = tmp_path / "CURRENT"
     intact = current.read_bytes()
     flipped = [bytes(b ^ (1 << bit) * (i == n) for i, b in enumerate(intact)) for n in range(25) for bit in range(8)]
@@ -91,7 +91,7 @@ def test_every_damage_of_current_is_refused(encoded: EncodedDataset, tmp_path: P
 def test_a_failure_at_any_step_leaves_the_old_generation(
     encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    old = publish_bundle(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
     before = names(tmp_path)
     monkeypatch.setattr(publishing, "check_parity", lambda *_: None)  # the same each time, and slow
     calls = fail_at = 0
@@ -114,11 +114,11 @@ def test_a_failure_at_any_step_leaves_the_old_generation(
         assert names(tmp_path) <= before | {".CURRENT.part"}
         calls, fail_at = 0, fail_at + 1
         with pytest.raises(ArtefactError, match="could not be written: Input/output error"):
-            publish(small("fit", encoded.encoder), encoded.dataset, tmp_path)
+            publish_bundle(small("fit", encoded.encoder), encoded.dataset, tmp_path)
     # Only the very last step, syncing the directory after the switch, fails with the new generation in place.
     open_generation(locate(tmp_path))
     steps, fail_at, calls = fail_at, 0, 0
-    publish(small("fit", encoded.encoder, seed=1), encoded.dataset, tmp_path)
+    publish_bundle(small("fit", encoded.encoder, seed=1), encoded.dataset, tmp_path)
     assert steps == calls > 15
 
 
@@ -138,7 +138,7 @@ publishing.check_parity = lambda *_: None
 if when == "before the switch":
     publishing.replace_text = die
 progress = die if when == "while encoding" else None
-publishing.publish(load_bundle(place / "bundle"), Dataset.load(built), place / "to", progress=progress)
+publishing.publish_bundle(load_bundle(place / "bundle"), Dataset.load(built), place / "to", progress=progress)
 """
 
 
@@ -147,7 +147,7 @@ def test_a_killed_publish_leaves_the_old_generation(
     encoded: EncodedDataset, built: Path, tmp_path: Path, when: str
 ) -> None:
     to = tmp_path / "to"
-    old = publish(small("two_tower", encoded.encoder), encoded.dataset, to)
+    old = publish_bundle(small("two_tower", encoded.encoder), encoded.dataset, to)
     save_bundle(small("fit", encoded.encoder), tmp_path / "bundle")
     environment = {**os.environ, "PYTHONPATH": str(Path(prerank.__file__).parents[1])}
     killed = subprocess.run(
@@ -157,19 +157,19 @@ def test_a_killed_publish_leaves_the_old_generation(
     assert locate(to) == old
     open_generation(old)
     assert len(names(to / "generations")) == 2  # what the killed one left
-    new = publish(small("fit", encoded.encoder, seed=1), encoded.dataset, to)
+    new = publish_bundle(small("fit", encoded.encoder, seed=1), encoded.dataset, to)
     assert locate(to) == new and ".part" not in names(to / "generations")
 
 
 def test_a_wrong_store_is_not_published(
     encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = publish(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
+    old = publish_bundle(small("two_tower", encoded.encoder), encoded.dataset, tmp_path)
     before = names(tmp_path)
     gather = ItemStore.gather
     monkeypatch.setattr(ItemStore, "gather", lambda self, positions: gather(self, (positions + 1) % len(self)))
     with pytest.raises(ArtefactError, match=r"parity: \d+ of 1000 served logits differ .* nothing is published"):
-        publish(small("fit", encoded.encoder), encoded.dataset, tmp_path)
+        publish_bundle(small("fit", encoded.encoder), encoded.dataset, tmp_path)
     assert locate(tmp_path) == old and names(tmp_path / "generations") == {old.name} and names(tmp_path) == before
 
 
@@ -180,7 +180,7 @@ def test_wrong_histories_are_not_published(
     remember = ItemStore.remember
     monkeypatch.setattr(ItemStore, "remember", lambda self, positions, known: remember(self, positions, ~known))
     with pytest.raises(ArtefactError, match="parity"):
-        publish(small("fit", encoded.encoder), encoded.dataset, tmp_path, dtype)
+        publish_bundle(small("fit", encoded.encoder), encoded.dataset, tmp_path, dtype)
     assert names(tmp_path / "generations") == set() and "CURRENT" not in names(tmp_path)
 
 
@@ -191,15 +191,15 @@ def test_a_model_whose_evaluation_is_not_its_served_path_is_not_published(
     pair = bundle.model.pair
     monkeypatch.setattr(bundle.model, "pair", lambda *arguments: pair(*arguments) + 1e-4)
     with pytest.raises(ArtefactError, match="parity: 1000 of 1000"):
-        publish(bundle, encoded.dataset, tmp_path)
-    publish(bundle, encoded.dataset, tmp_path, "float16")  # within what half precision loses
+        publish_bundle(bundle, encoded.dataset, tmp_path)
+    publish_bundle(bundle, encoded.dataset, tmp_path, "float16")  # within what half precision loses
 
 
 def test_a_model_left_in_training_is_published_in_evaluation(encoded: EncodedDataset, tmp_path: Path) -> None:
     bundle = small("two_tower", encoded.encoder)
     bundle.model.train()
     statistics = bundle.model.state_dict()["item_tower.layers.1.running_mean"].clone()
-    target = publish(bundle, encoded.dataset, tmp_path)
+    target = publish_bundle(bundle, encoded.dataset, tmp_path)
     assert torch.equal(statistics, load_bundle(target).model.state_dict()["item_tower.layers.1.running_mean"])
 
 
@@ -207,11 +207,11 @@ def test_a_broken_catalogue_publishes_nothing(encoded: EncodedDataset, tmp_path:
     items = encoded.dataset.items
     twice = replace(encoded.dataset, items=items.vstack(items[:1]))
     with pytest.raises(DataError, match="occurs more than once"):
-        publish(small("fit", encoded.encoder), twice, tmp_path)
+        publish_bundle(small("fit", encoded.encoder), twice, tmp_path)
     assert names(tmp_path / "generations") == set() and "CURRENT" not in names(tmp_path)
 
 
 def test_a_place_that_cannot_be_written(encoded: EncodedDataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtefactError, match="file: cannot be written"):
-        publish(small("fit", encoded.encoder), encoded.dataset, tmp_path / "file")
+        publish_bundle(small("fit", encoded.encoder), encoded.dataset, tmp_path / "file")

@@ -22,7 +22,7 @@ from prerank.data.protocol import Protocol
 from prerank.errors import ArtefactError, RequestError
 from prerank.models.registry import MODELS, create, model_config
 from prerank.publish.bundle import Bundle
-from prerank.publish.publish import publish
+from prerank.publish.publish import publish_bundle
 from prerank.schema import Schema
 from prerank.serving.preranker import PreRanker
 
@@ -104,7 +104,7 @@ def published(
         key = (source, model, dtype)
         if key not in made:
             bundle, to = untrained(model, Encoder.fit(datasets[source])), tmp_path_factory.mktemp("published")
-            publish(bundle, datasets[source], to, dtype)
+            publish_bundle(bundle, datasets[source], to, dtype)
             made[key] = (PreRanker.load(to), bundle)
         return made[key]
 
@@ -246,7 +246,7 @@ def test_record_histories_are_mappings(published: Callable[..., tuple[PreRanker,
 def test_a_model_without_history_sees_none(world: Dataset, tmp_path: Path) -> None:
     fitted = Encoder.fit(world)
     bundle = untrained("two_tower", Encoder(fitted.schema, 0, fitted.coders))
-    publish(bundle, world, tmp_path)
+    publish_bundle(bundle, world, tmp_path)
     ranker = PreRanker.load(str(tmp_path))
     ids = world.items["item_id"].to_list()
     assert ranker.rank({}, ids, history=ids).ids == ranker.rank({}, ids).ids

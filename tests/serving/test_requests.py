@@ -11,7 +11,7 @@ from prerank.data.loader import EncodedDataset
 from prerank.errors import RequestError
 from prerank.models.registry import create, model_config
 from prerank.publish.bundle import Bundle
-from prerank.publish.publish import publish
+from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker
 
 
@@ -20,7 +20,7 @@ def ranker(encoded: EncodedDataset, tmp_path_factory: pytest.TempPathFactory) ->
     config = model_config({"name": "two_tower", "embedding_std": 1.0, "tower": [8]}, "test")
     torch.manual_seed(0)
     to = tmp_path_factory.mktemp("published")
-    publish(Bundle(create(config, encoded.encoder.inputs), encoded.encoder, config, {}), encoded.dataset, to)
+    publish_bundle(Bundle(create(config, encoded.encoder.inputs), encoded.encoder, config, {}), encoded.dataset, to)
     return PreRanker.load(to)
 
 

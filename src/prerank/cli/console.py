@@ -101,9 +101,14 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
         if isinstance(value, dict):
             text = f"{value['used']} of {value['of']} used, perplexity {value['perplexity']:.1f}"
         else:
-            text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+            text = f"{value:,}" if isinstance(value, int) else number(value)
         table.add_row(name.replace("_", " "), text)
     out.print(table)
+
+
+def number(value: float | None) -> str:
+    """Four decimals, or a dash for a metric that the rows do not define."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def plain_table(*columns: str) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from prerank import __version__
@@ -42,9 +41,9 @@ def run() -> None:
         sys.exit(code or 0)
     except PrerankError as error:
         _fail(str(error))
-    except click.ClickException as error:
+    except typer.TyperException as error:
         _fail(error.format_message())
-    except click.Abort:
+    except typer.Abort:
         sys.exit(130)
 
 

@@ -12,7 +12,7 @@ from prerank.cli import console
 from prerank.data.log import Dataset
 from prerank.errors import ConfigError, RequestError
 from prerank.publish.bundle import load_bundle
-from prerank.publish.publish import publish as publish_bundle
+from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker
 from prerank.study.experiment import BUNDLE, finished
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,12 +80,15 @@ def evaluate(
 
 
 def summarise(users: Ids, labels: Labels, logits: Floats) -> dict[str, Any]:
-    """AUC, GAUC, logloss, calibration, with the row count and base rate that they have to be read with."""
+    """AUC, GAUC, logloss, calibration, with the row count and base rate that they have to be read with.
+
+    A metric that these rows do not define (an AUC of one class) is None.
+    """
     return {
-        "auc": auc(labels, logits),
-        "gauc": gauc(labels, logits, users),
+        "auc": _defined(auc(labels, logits)),
+        "gauc": _defined(gauc(labels, logits, users)),
         "logloss": log_loss(labels, logits),
-        "calibration": calibration(labels, logits),
+        "calibration": _defined(calibration(labels, logits)),
         "base_rate": float(labels.mean()),
         "rows": len(labels),
     }
@@ -104,6 +108,10 @@ def popularity(dataset: Dataset, part: str) -> Evaluation:
     labels = np.asarray(rows.labels).ravel()
     logits = np.log(positives / negatives)[rows.items.ravel()]
     return Evaluation(users, labels, logits, summarise(users, labels, logits))
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 class _Diagnostics:

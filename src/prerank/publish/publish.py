@@ -15,7 +15,7 @@ from prerank.publish.parity import check_parity
 from prerank.publish.store import Precision
 
 
-def publish(
+def publish_bundle(
     bundle: Bundle, dataset: Dataset, to: Path, dtype: Precision = "float32", progress: Progress | None = None
 ) -> Path:
     """Publish a model and its encoded catalogue as the current generation of ``to``.

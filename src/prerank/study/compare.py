@@ -46,6 +46,8 @@ def compare_runs(runs: Sequence[Path], base: str | None = None) -> dict[str, Any
             raise DataError(f"{run}: trained on another data set or protocol than {runs[0]}; their AUCs do not compare")
     dataset = Dataset.load(loaded[0][0].data)
     baseline = popularity(dataset, "test")
+    if baseline.metrics["auc"] is None:
+        raise DataError(f"{loaded[0][0].data}: the test part has labels of one class only, nothing can be compared")
     evaluations = {name: _scores(run, baseline) for name, run in zip(names, runs, strict=True)}
     rows: dict[str, Any] = {POPULARITY: {"test": baseline.metrics, **_against(baseline, evaluations[base])}}
     for name, (_, report) in zip(names, loaded, strict=True):
@@ -74,9 +76,13 @@ def markdown_table(comparison: Mapping[str, Any]) -> str:
         gain = "" if is_base else f"{row['relaimpr']:+.2f} %"
         lines.append(
             f"| {name} | {test['auc']:.4f} ± {row['auc_se']:.4f} | {difference} | {gain} "
-            f"| {test['gauc']:.4f} | {test['logloss']:.4f} | {test['calibration']:.3f} |"
+            f"| {_number(test['gauc'])} | {test['logloss']:.4f} | {_number(test['calibration'])} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _scores(run: Path, like: Evaluation) -> Evaluation:

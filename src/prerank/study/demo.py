@@ -15,7 +15,7 @@ from prerank.data.build import build
 from prerank.data.log import Dataset, RawLog
 from prerank.data.protocol import preset
 from prerank.publish.bundle import load_bundle
-from prerank.publish.publish import publish
+from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker
 from prerank.study.compare import compare_runs
 from prerank.study.experiment import BUNDLE, REPORT, finished, run_experiment
@@ -60,7 +60,7 @@ def run_demo(raw: RawLog, out: Path, display: Callable[[str], AbstractContextMan
     reports = {name: _trained(name, out, display) for name in MODELS}
     comparison = compare_runs([out / name for name in MODELS])
     bundle = load_bundle(out / "fit" / BUNDLE)
-    publish(bundle, dataset, out / "published")
+    publish_bundle(bundle, dataset, out / "published")
     ranked = rank_for_someone(PreRanker.load(out / "published"), dataset)
     content = {**reports, "comparison": comparison, "ranked": ranked.as_json()}
     (out / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -149,7 +149,8 @@ class _Run:
         tensors, state = saved
         if state["identity"] != self.identity:
             raise ArtefactError(
-                f"{self.out}: its checkpoint is of another configuration or data set; choose another --out, or --restart"
+                f"{self.out}: its checkpoint is of another configuration or data set; "
+                "choose another --out, or pass --restart"
             )
         self.model.load_state_dict(group("model", tensors))
         restore_optimiser(self.optimiser, group("optimiser", tensors))
@@ -179,7 +180,7 @@ class _Run:
         progress = self.progress
         begun = time.perf_counter()
         result = evaluate(self.model, self.data, "valid", self.device, epochs=progress.epoch + 1, gap=False)
-        if math.isnan(result.metrics["auc"]):
+        if result.metrics["auc"] is None:
             raise DataError("the validation part has one class only; its AUC cannot choose a checkpoint")
         record = {
             "epoch": progress.epoch + 1,
