@@ -86,7 +86,7 @@ def line_chart(lines: Sequence[Line], label: str) -> str:
         longest = max(len(line.values) for line in lines)
         axes.set_xlim(0.7, longest + 0.3)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(8, integer=True, min_n_ticks=1))
         axes.grid(axis="x", visible=False)
         figure.legend(loc="outside upper left", ncols=len(lines), handlelength=1.5, columnspacing=1.2)
         return _svg(figure, label)

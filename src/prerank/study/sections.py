@@ -206,7 +206,7 @@ def _gap(name: str, test: Json) -> list[object]:
         f"{test['query_similarity']:.4f}",
         f"{test['relaxed_auc']:.4f}",
         f"{test['auc']:.4f}",
-        f"{test['auc_gap']:+.1e}",
+        f"{test['auc_gap']:+.6f}",
         f"{test['relaxed_logloss']:.4f}",
         f"{test['logloss']:.4f}",
         f"{index['used']} of {index['of']}",

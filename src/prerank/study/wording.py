@@ -89,7 +89,7 @@ def _test(protocol: Protocol) -> str:
     return {
         "last": f"The test part is each user's last {unit if size == 1 else f'{size:g} {unit}s'}.",
         "users": f"The test part is all rows of {size * 100:g} % of the users, drawn at random.",
-        "rows": f"The test part is {size * 100:g} % of the rows, drawn at random, so training has later rows than it.",
+        "rows": f"The test part is {size * 100:g} % of the rows, drawn at random, so training has later rows too.",
         "time": f"The test part is the last {size:g} units of time (seconds, in most sources) of the log.",
     }[protocol.test]
 
