@@ -33,14 +33,6 @@ RANKED = RankedTable(
 )
 
 
-class Silent:
-    """Hears of training and says nothing."""
-
-    def message(self, text: str) -> None: ...
-    def step(self, epoch: int, step: int, steps: int, loss: float, rows_per_second: float) -> None: ...
-    def epoch(self, record: dict[str, Any]) -> None: ...
-
-
 class Page(HTMLParser):
     """A page read back: its tags must nest, its ids must differ; tables as lists of rows of cell texts."""
 
@@ -99,7 +91,7 @@ def contents(world: Dataset, built: Path, tmp_path_factory: pytest.TempPathFacto
     reports = {}
     for name, model in MODELS.items():
         training = TrainingConfig(max_epochs=2, batch_rows=256)
-        reports[name] = run_experiment(RunConfig(data=built, model=model, training=training), out / name, Silent())
+        reports[name] = run_experiment(RunConfig(data=built, model=model, training=training), out / name)
     comparison = compare_runs([out / name for name in MODELS])
     bundle = load_bundle(out / "fit" / BUNDLE)
     items = embed_items(bundle.model, bundle.encoder.encode("item", world.items))
@@ -153,7 +145,7 @@ def test_comparison_shows_the_numbers_of_the_json(contents: ReportContents, page
         assert [gauc, logloss, calibration] == [
             f"{test['gauc']:.4f}",
             f"{test['logloss']:.4f}",
-            f"{test['calibration']:.3f}",
+            f"{test['calibration']:.4f}",
         ]
         if name == "two_tower":
             assert difference == gain == ""
@@ -248,6 +240,14 @@ def test_odd_names_are_text_everywhere(contents: ReportContents, tmp_path: Path)
     assert "i" not in page.tags
     assert page.text.count(odd) >= 10  # title, tile, tables, and the legend of each curve
     assert f"run {odd}" in page.text
+
+
+def test_metrics_that_the_rows_do_not_define_are_dashes(contents: ReportContents, tmp_path: Path) -> None:
+    fit = contents.comparison["runs"]["fit"]
+    undefined = {**fit, "test": {**fit["test"], "gauc": None, "calibration": None}}
+    comparison = {**contents.comparison, "runs": {**contents.comparison["runs"], "fit": undefined}}
+    page = written(tmp_path, replace(contents, comparison=comparison))[1]
+    assert [page.table("model|test AUC")[2][column] for column in (4, 6)] == ["-", "-"]
 
 
 def test_many_runs_get_colours(contents: ReportContents, tmp_path: Path) -> None:

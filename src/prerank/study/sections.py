@@ -191,9 +191,9 @@ def _compared(name: str, row: Json, base: str) -> list[object]:
         join(f"{test['auc']:.4f} ", element("small", f"± {row['auc_se']:.4f}")),
         "" if is_base else join(f"{row['auc_minus_base']:+.4f} ", error),
         "" if is_base else f"{row['relaimpr']:+.2f} %",
-        f"{test['gauc']:.4f}",
+        _number(test["gauc"]),
         f"{test['logloss']:.4f}",
-        f"{test['calibration']:.3f}",
+        _number(test["calibration"]),
         f"{row['rows_per_second']:,.0f}" if trained else "",
         f"{row['parameters']:,}" if trained else "",
     ]
@@ -216,6 +216,10 @@ def _gap(name: str, test: Json) -> list[object]:
 
 def _difference(row: Json) -> str:
     return f"{row['auc_minus_base']:+.4f} ± {row['auc_minus_base_se']:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _colours(names: Iterable[str], base: str) -> dict[str, str]:
