@@ -195,14 +195,14 @@ def _column(table: pl.DataFrame, field: Field, side: str) -> pl.Series:
     if (field.kind == "multi") != isinstance(column.dtype, pl.List):
         expected = "lists" if field.kind == "multi" else "single values"
         raise DataError(f"{side} table: column {field.name!r} is {column.dtype}, kind {field.kind} needs {expected}")
+    if field.kind == "numeric" and not (column.dtype.is_numeric() or column.dtype == pl.Null):
+        raise DataError(f"{side} table: column {field.name!r} is {column.dtype}, kind numeric needs numbers")
     return column
 
 
 def _numbers(column: pl.Series) -> NDArray[np.float64]:
-    try:
-        return column.cast(pl.Float64).to_numpy()
-    except pl.exceptions.PolarsError:
-        raise DataError(f"column {column.name!r} is {column.dtype}, a numeric field needs numbers") from None
+    """As floats, NaN where missing."""
+    return column.cast(pl.Float64).to_numpy()
 
 
 def _ids(vocabulary: Vocabulary, column: pl.Series) -> NDArray[np.int64]:
