@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from prerank.evaluation.metrics import Floats, Ids, Labels, auc
+from prerank.evaluation.metrics import Floats, Ids, Labels
 
 
 def standard_error(
@@ -30,12 +30,31 @@ def standard_error(
         draws: bootstrap samples.
         seed: of the draws.
     """
-    order = np.argsort(users, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(users[order]) != 0])
-    rows = np.split(order, starts[1:])
+    distinct, places = np.unique(users, return_inverse=True)
+    models = [_SortedRows(places, labels, score) for score in scores]
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(draws):
-        chosen = np.concatenate([rows[user] for user in rng.integers(len(rows), size=len(rows))])
-        values.append(statistic([auc(labels[chosen], score[chosen]) for score in scores]))
+        times_drawn = np.bincount(rng.integers(len(distinct), size=len(distinct)), minlength=len(distinct))
+        values.append(statistic([model.auc(times_drawn) for model in models]))
     return float(np.nanstd(values, ddof=1))
+
+
+class _SortedRows:
+    """Rows sorted by score once, so that the AUC of every sample of users takes no sorting."""
+
+    def __init__(self, users: Ids, labels: Labels, scores: Floats) -> None:
+        order = np.argsort(scores)
+        self.users, self.positive = users[order], labels[order] == 1
+        ordered = scores[order]
+        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+
+    def auc(self, times_drawn: Ids) -> float:
+        """AUC with each row as often as its user was drawn; ties count one half."""
+        weights = times_drawn[self.users]
+        rows = np.add.reduceat(weights, self.starts)
+        positives = np.add.reduceat(weights * self.positive, self.starts)
+        negatives = rows - positives
+        pairs = float(positives.sum()) * float(negatives.sum())
+        below = np.cumsum(negatives) - negatives / 2
+        return float((positives * below).sum() / pairs) if pairs else float("nan")
