@@ -1,4 +1,4 @@
-"""Item embeddings and meta queries in the plane (FIT sec. 5.5, Fig. 6)."""
+"""Item embeddings and meta queries in the plane (FIT sec. 5.4.3, Fig. 6)."""
 
 from __future__ import annotations
 
