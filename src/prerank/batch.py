@@ -42,12 +42,13 @@ class Ragged:
 
     def take(self, rows: Tensor) -> Self:
         """The lists at ``rows``, which may repeat."""
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
+        starts = self.offsets.index_select(0, rows)
+        lengths = self.offsets.index_select(0, rows + 1) - starts
         offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
         torch.cumsum(lengths, 0, out=offsets[1:])
         first = torch.repeat_interleave(starts - offsets[:-1], lengths)
-        return type(self)(self.values[first + torch.arange(len(first), device=rows.device)], offsets)
+        places = first + torch.arange(len(first), device=rows.device)
+        return type(self)(self.values.index_select(0, places), offsets)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same lists with ``function`` applied to both tensors (a move to a device, for example)."""
@@ -70,7 +71,7 @@ class Features:
     def take(self, rows: Tensor) -> Self:
         """The rows at the given (n,) positions, which may repeat."""
         columns = {
-            name: column.take(rows) if isinstance(column, Ragged) else column[rows]
+            name: column.take(rows) if isinstance(column, Ragged) else column.index_select(0, rows)
             for name, column in self.columns.items()
         }
         return type(self)(columns, len(rows))

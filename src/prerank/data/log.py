@@ -208,7 +208,8 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def _array(directory: Path, name: str) -> Any:
-    return np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    """Mapped, as a plain array: indexing the subclass memmap is several times slower."""
+    return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
 def _read_rows(directory: Path, part: str, has_context: bool) -> Rows:
