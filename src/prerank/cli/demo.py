@@ -31,8 +31,9 @@ def demo(
     console.show_dataset(describe_dataset(Dataset.load(out / "dataset")))
     console.out.print(markdown_table(result.comparison), markup=False)
     ranked = result.ranked
-    console.out.print(f"for user {ranked.user}, of {ranked.candidates} unseen films:", markup=False)
+    console.out.print(f"for user {ranked.user}, of {ranked.candidates} films unseen by then:", markup=False)
     for place, film in enumerate(ranked.ranked, start=1):
-        line = f"{place:3}. {film['probability']:.3f}  {film['title']}  ({', '.join(film['genres'])})"
+        later = "  <- rated later" if film["rated_later"] else ""
+        line = f"{place:3}. {film['probability']:.3f}  {film['title']}  ({', '.join(film['genres'])}){later}"
         console.out.print(line, markup=False)
     console.out.print(f"report: {result.report}")

@@ -73,9 +73,9 @@ def evaluate(
     metrics = {**summarise(users, labels, logits), **diagnostics.summary()}
     if "relaxed" in scores:
         relaxed = np.concatenate(scores["relaxed"])
-        metrics["relaxed_auc"] = auc(labels, relaxed)
+        metrics["relaxed_auc"] = _defined(auc(labels, relaxed))
         metrics["relaxed_logloss"] = log_loss(labels, relaxed)
-        metrics["auc_gap"] = metrics["relaxed_auc"] - metrics["auc"]
+        metrics["auc_gap"] = _defined(auc(labels, relaxed) - auc(labels, logits))
     return Evaluation(users, labels, logits, metrics)
 
 

@@ -19,6 +19,7 @@ from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker
 from prerank.study.compare import compare_runs
 from prerank.study.experiment import BUNDLE, REPORT, finished, run_experiment
+from prerank.study.figures import require
 from prerank.study.report import RankedTable, ReportContents, embed_items, write_report
 from prerank.training.config import RunConfig, TrainingConfig
 from prerank.training.trainer import Reporter
@@ -26,7 +27,8 @@ from prerank.training.trainer import Reporter
 MODELS = ("two_tower", "fit")
 # Each user's last ten events: a test of 18,860 rows, in which a difference of 0.01 AUC is more than noise.
 PROTOCOL = preset("din", ["test_size=10"])
-TRAINING = TrainingConfig(max_epochs=8, patience=2)
+# Small batches, because the data is small: as many steps as early stopping wants, within minutes on two cores.
+TRAINING = TrainingConfig(batch_rows=1024, max_epochs=15, patience=2)
 SHOWN = 10
 
 
@@ -55,6 +57,8 @@ def run_demo(raw: RawLog, out: Path, display: Callable[[str], AbstractContextMan
         out: directory of everything that is made.
         display: opens a progress display for a named piece of work.
     """
+    for library in ("matplotlib", "sklearn"):  # missed now rather than after the training
+        require(library)
     dataset = build(raw, PROTOCOL)
     dataset.save(out / "dataset")
     reports = {name: _trained(name, out, display) for name in MODELS}
@@ -71,12 +75,16 @@ def run_demo(raw: RawLog, out: Path, display: Callable[[str], AbstractContextMan
 
 
 def rank_for_someone(ranker: PreRanker, dataset: Dataset) -> RankedTable:
-    """Rank every film that the first test user has not seen, from raw values as a request carries them."""
-    schema, test = dataset.schema, dataset.parts["test"]
-    row = int(test.users[0])
+    """Rank for the first test user as of the test's beginning, from raw values as a request carries them.
+
+    The candidates are all films that the user had not rated by then; those rated later are marked in the answer.
+    """
+    schema, test, timelines = dataset.schema, dataset.parts["test"], dataset.timelines
+    row, now = int(test.users[0]), int(test.ends[0])
     user = dataset.users.row(row, named=True)
-    begin, end = (int(position) for position in dataset.timelines.offsets[row : row + 2])
-    seen = dataset.items[dataset.timelines.entries[begin:end]]
+    begin, end = (int(position) for position in timelines.offsets[row : row + 2])
+    seen = dataset.items[timelines.entries[begin:now]]
+    later = set(dataset.items[schema.item_id].gather(timelines.entries[now:end].tolist()))
     unseen = dataset.items.filter(~pl.col(schema.item_id).is_in(seen[schema.item_id].to_list()))
     answer = ranker.rank(
         {field.name: user[field.name] for field in schema.user},
@@ -90,7 +98,7 @@ def rank_for_someone(ranker: PreRanker, dataset: Dataset) -> RankedTable:
         user=user,
         history=[_film(film) for film in seen.tail(SHOWN).iter_rows(named=True)],
         ranked=[
-            {**_film(films[item]), "probability": float(value)}
+            {**_film(films[item]), "probability": float(value), "rated_later": item in later}
             for item, value in zip(answer.ids, answer.values, strict=True)
         ],
         candidates=unseen.height,

@@ -21,7 +21,8 @@ class RankedTable:
     Attributes:
         user: raw values of the user's fields.
         history: the latest past items, oldest first, each with ``title`` and ``genres``.
-        ranked: the first of the answer, best first; they have a ``probability`` too.
+        ranked: the first of the answer, best first; they have a ``probability`` too, and ``rated_later`` where the
+            user really went on to them.
         candidates: how many items were ranked.
         generation: the published generation that answered.
     """
@@ -115,4 +116,5 @@ def _reproduce(contents: ReportContents) -> Html:
 
 
 def _titled(item: Mapping[str, Any]) -> Html:
-    return join(item["title"], element("small", ", ".join(item["genres"]), css="line"))
+    remark = " - the user went on to rate it" if item.get("rated_later") else ""
+    return join(item["title"], element("small", ", ".join(item["genres"]) + remark, css="line"))
