@@ -106,6 +106,12 @@ def show_metrics(title: str, metrics: dict[str, Any]) -> None:
     out.print(table)
 
 
+def show_unknown(part: str, shares: dict[str, dict[str, float]]) -> None:
+    """The fields with values that the training part did not have."""
+    found = [f"{side}.{name} {share:.2%}" for side, fields in shares.items() for name, share in fields.items() if share]
+    out.print(f"unknown or missing values in the {part} part: {', '.join(found) or 'none'}")
+
+
 def number(value: float | None) -> str:
     """Four decimals, or a dash for a metric that the rows do not define."""
     return "-" if value is None else f"{value:.4f}"

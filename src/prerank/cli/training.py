@@ -36,6 +36,7 @@ def fit(
     with console.TrainingDisplay(run_config.architecture.model_dump()["name"]) as display:
         report = run_experiment(run_config, out, display)
     console.show_metrics(f"{out}: test part", report["test"])
+    console.show_unknown("test", report["unknown_share"]["test"])
     console.show_metrics("popularity, for comparison", report["popularity"]["test"])
 
 
