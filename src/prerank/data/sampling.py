@@ -34,7 +34,8 @@ class NegativeSampler:
             raise DataError(f"items: {len(catalogue)} with events; sampling negatives needs at least two")
         if self.uniform:
             self.stride = int(max(catalogue.max(), items.max(initial=0))) + 1
-            self.seen = np.unique(self._keys(users, items))
+            keys = np.sort(self._keys(users, items))
+            self.seen = keys[np.r_[True, keys[1:] != keys[:-1]]]
             touched = np.bincount(self.seen // self.stride)
             if touched.max(initial=0) >= len(catalogue):
                 raise DataError(
