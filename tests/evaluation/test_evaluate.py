@@ -91,6 +91,16 @@ def test_summary_names_what_it_holds(encoded: EncodedDataset) -> None:
     assert result.metrics["rows"] == 240
 
 
+def test_what_the_rows_do_not_define_is_none() -> None:
+    one_class = np.zeros(3, dtype=np.uint8)
+    metrics = summarise(np.arange(3), one_class, np.zeros(3))
+    assert (metrics["auc"], metrics["gauc"], metrics["calibration"]) == (None, None, None)
+    assert metrics["logloss"] == pytest.approx(np.log(2))
+    one_row_each = summarise(np.arange(2), np.array([1, 0], dtype=np.uint8), np.array([1.0, -1.0]))
+    assert one_row_each["auc"] == 1.0
+    assert one_row_each["gauc"] is None
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluates_in_eval_mode_and_leaves_the_mode(encoded: EncodedDataset, training: bool) -> None:
     model = Known(encoded).train(training)
