@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prerank.batch import Batch, Features, Ragged
@@ -20,6 +20,7 @@ def plain(values: Ragged) -> list[list[int]]:
     return [values.values[a:b].tolist() for a, b in zip(values.offsets[:-1], values.offsets[1:], strict=True)]
 
 
+@settings(deadline=None)
 @given(lists)
 def test_ragged_lists_keep_lengths_and_owners(rows: list[list[int]]) -> None:
     made = ragged(rows)
@@ -28,6 +29,7 @@ def test_ragged_lists_keep_lengths_and_owners(rows: list[list[int]]) -> None:
     assert made.owners.tolist() == [number for number, row in enumerate(rows) for _ in row]
 
 
+@settings(deadline=None)
 @given(lists.filter(bool), st.data())
 def test_taking_rows_with_repetition(rows: list[list[int]], data: st.DataObject) -> None:
     places = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))

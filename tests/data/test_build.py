@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prerank.data.build import build
@@ -272,6 +272,7 @@ def twin_windows(events: list[tuple[Any, ...]], strict: bool, history: int) -> l
     return windows
 
 
+@settings(deadline=None)
 @given(distinct, st.booleans(), st.integers(0, 4), st.sampled_from(["all", "has_history", "has_click"]))
 def test_windows_and_rows_equal_their_twin(
     events: list[tuple[Any, ...]], strict: bool, history: int, users: Any
@@ -303,6 +304,7 @@ def test_windows_and_rows_equal_their_twin(
     assert dataset.facts["parts"]["train"]["requests"] == len(dataset.parts["train"])
 
 
+@settings(deadline=None)
 @given(small, st.sampled_from(["every", "last"]), st.integers(1, 3))
 def test_sampled_rows_equal_their_twin(events: list[tuple[Any, ...]], targets: Any, test_size: int) -> None:
     items = {event[1] for event in events}
@@ -332,6 +334,7 @@ def test_sampled_rows_equal_their_twin(events: list[tuple[Any, ...]], targets: A
         assert labels == "10"
 
 
+@settings(deadline=None)
 @given(
     small,
     st.lists(st.tuples(st.integers(1, 5), st.sampled_from("xyz"), st.integers(-3, 3)), max_size=20),

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -240,6 +240,7 @@ words = st.none() | st.sampled_from(["0", "1", "a", "é", ""])
 numbers = st.none() | st.floats(-5, 5) | st.just(float("nan"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(scalars, words, numbers, st.none() | st.lists(words, max_size=3)), min_size=2, max_size=8))
 def test_tables_and_requests_are_encoded_alike(rows: list[tuple[Any, Any, Any, Any]]) -> None:
     columns = {"user": [None if row[0] is None else float(row[0]) for row in rows], "city": [row[1] for row in rows]}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -177,6 +177,7 @@ def test_a_folder_without_a_manifest_is_no_data_set(tmp_path: Path) -> None:
             Dataset.load(path)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 99), max_size=6), min_size=1, max_size=5), st.integers(0, 7), st.data())
 def test_windows_are_the_last_ones_before_the_end(timelines: list[list[int]], length: int, data: st.DataObject) -> None:
     offsets = np.cumsum([0, *(len(timeline) for timeline in timelines)])

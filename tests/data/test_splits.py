@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prerank.data.build import build
@@ -64,6 +64,7 @@ def test_random_rows_are_equally_likely() -> None:
     assert np.abs(often / 2000 - 0.3).max() < 4 * np.sqrt(0.3 * 0.7 / 2000)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.floats(0.05, 0.95), st.sampled_from(["rows", "users", "time"]))
 def test_validation_takes_its_share(count: int, share: float, by: Any) -> None:
     users = np.sort(np.arange(count) % 7).astype(np.int32)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
@@ -33,6 +33,7 @@ def arrays(drawn: list[tuple[int, float, int]]) -> tuple[Any, Any, Any]:
     return np.array(labels, dtype=np.uint8), np.array(scores, dtype=np.float64), np.array(users, dtype=np.int64)
 
 
+@settings(deadline=None)
 @given(rows)
 def test_auc_and_log_loss_equal_scikit_learn(drawn: list[tuple[int, float, int]]) -> None:
     labels, scores, _ = arrays(drawn)
@@ -42,6 +43,7 @@ def test_auc_and_log_loss_equal_scikit_learn(drawn: list[tuple[int, float, int]]
     assert log_loss(labels, moderate) == pytest.approx(oracle.log_loss(labels, sigmoid(moderate)), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(rows)
 def test_auc_is_the_share_of_pairs_in_order(drawn: list[tuple[int, float, int]]) -> None:
     labels, scores, _ = arrays(drawn)
@@ -52,6 +54,7 @@ def test_auc_is_the_share_of_pairs_in_order(drawn: list[tuple[int, float, int]])
         assert auc(labels, scores) == pytest.approx(np.mean((above > below) + 0.5 * (above == below)))
 
 
+@settings(deadline=None)
 @given(rows)
 def test_gauc_is_the_weighted_mean_of_the_users(drawn: list[tuple[int, float, int]]) -> None:
     labels, scores, users = arrays(drawn)

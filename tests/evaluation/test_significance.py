@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prerank.evaluation.metrics import auc
@@ -70,6 +70,7 @@ def test_samples_of_one_class_are_left_out() -> None:
     assert np.isfinite(standard_error(np.arange(3), labels, [scores], first))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=20),
     st.lists(st.integers(0, 3), min_size=4, max_size=4),
