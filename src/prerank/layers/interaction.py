@@ -4,43 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from prerank.batch import History
+from prerank.layers.blocks import RequestBlock, add_column_sums, request_blocks
+from prerank.layers.dice import DiceLinear
+from prerank.layers.embedding import take_rows
 from prerank.layers.pooling import weighted_sum
-
-
-class Dice(nn.Module):
-    """DIN's activation: p * x + (1 - p) * alpha * x with p = sigmoid(BatchNorm(x)), alpha learned, 0 at first.
-
-    Histories are ragged, so the statistics are those of real positions only.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(channels, eps=1e-8, affine=False)
-        self.alpha = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(R, channels) to the same shape."""
-        if self.training and len(x) < 2:  # no variance to speak of: a batch with hardly any history
-            norm = self.norm
-            assert norm.running_mean is not None and norm.running_var is not None
-            gate = torch.sigmoid((x - norm.running_mean) * torch.rsqrt(norm.running_var + norm.eps))
-        else:
-            gate = torch.sigmoid(self.norm(x))
-        return x * (self.alpha + (1 - self.alpha) * gate)
 
 
 class DINUnit(nn.Module):
     """Attention of queries to a history: a small network on [q, e, q - e, q * e] weighs each behaviour.
 
     The weights are used as they are, without softmax (FIT eq. 19). The first layer is split algebraically,
-    W [q, e, q-e, q*e] = (W1 + W3) q + (W2 - W3) e + W4 (q * e), so that the part of e is computed once for each
-    distinct behaviour and the part of q once for each query.
+    W [q, e, q-e, q*e] = (W1 + W3) q + (W2 - W3) e + W4 (q * e), so that the part of q is computed once for each
+    query and the part of e once for each behaviour.
     """
 
     def __init__(self, width: int, hidden: Sequence[int]) -> None:
@@ -52,10 +35,7 @@ class DINUnit(nn.Module):
         """
         super().__init__()
         self.first = nn.Linear(4 * width, hidden[0])
-        layers: list[nn.Module] = [Dice(hidden[0])]
-        for before, after in pairwise(hidden):
-            layers += [nn.Linear(before, after), Dice(after)]
-        self.rest = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
+        self.rest = nn.Sequential(*(DiceLinear(inputs, outputs) for inputs, outputs in pairwise((*hidden, 1))))
 
     def forward(self, queries: Tensor, history: History) -> Tensor:
         """Pool each history once for each query.
@@ -65,27 +45,68 @@ class DINUnit(nn.Module):
             history: B histories.
 
         Returns:
-            (B, C, D).
+            (B, C, D), zeros where a history is empty; in the parameters' precision, autocast or not.
         """
-        requests, count, width = queries.shape
-        steps = history.steps
-        if not steps.values.numel():
-            return queries.new_zeros(requests, count, width)
-        of_query, of_step, of_product = self._split()
-        hidden = of_product.shape[0]
-        owners = steps.owners
-        per_query = F.linear(queries, of_query, self.first.bias).flatten(1)
-        per_step = F.linear(history.table, of_step)
-        # F.embedding is the gather whose gradient is parallel on the CPU.
-        pairs = F.embedding(owners, queries.flatten(1)).unflatten(1, (count, width))
-        pairs = pairs * F.embedding(steps.values, history.table).unsqueeze(1)
-        x = F.embedding(owners, per_query).unflatten(1, (count, hidden))
-        x = x + F.embedding(steps.values, per_step).unsqueeze(1)
-        x = torch.addmm(x.flatten(0, 1), pairs.flatten(0, 1), of_product.T)
-        weights: Tensor = self.rest(x)
-        return weighted_sum(history, weights.view(-1, count))
+        weight, steps, count = self.first.weight, history.steps, queries.shape[1]
+        with torch.autocast(weight.device.type, enabled=False):
+            queries = queries.transpose(0, 1).to(weight.dtype, memory_format=torch.contiguous_format)
+            past = take_rows(history.table.to(weight.dtype), steps.values)
+            query, step, difference, product = weight.chunk(4, dim=1)
+            of_queries = F.linear(queries, query + difference, self.first.bias)
+            blocks = request_blocks(steps, count, weight.shape[0])
+            x = _FirstLayer.apply(past, queries, of_queries, step - difference, product, blocks)  # type: ignore[no-untyped-call]
+            weights: Tensor = self.rest(x)
+            return weighted_sum(past, weights.flatten(), blocks, count).transpose(0, 1)
 
-    def _split(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The first layer's weights for q, e and q * e, each (hidden, D)."""
-        query, step, difference, product = self.first.weight.chunk(4, dim=1)
-        return query + difference, step - difference, product
+
+class _FirstLayer(torch.autograd.Function):
+    """(T * C, hidden): of_queries + W_e e + W_p (q * e) for the T behaviours e and the (C, B, D) queries q.
+
+    The rows are in the order of ``blocks``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        past: Tensor,
+        queries: Tensor,
+        of_queries: Tensor,
+        of_step: Tensor,
+        of_product: Tensor,
+        blocks: Sequence[RequestBlock],
+    ) -> Tensor:
+        ctx.save_for_backward(past, queries, of_step, of_product)
+        ctx.blocks = blocks
+        count, _, hidden = of_queries.shape
+        out = past.new_empty(past.shape[0] * count, hidden)
+        for block in blocks:
+            e = past[block.steps]
+            x = block.spread(of_queries, out=out[block.rows])
+            x.view(count, -1, hidden).add_(e @ of_step.T)
+            pairs = block.spread(queries)
+            pairs.view(count, *e.shape).mul_(e)
+            torch.addmm(x, pairs, of_product.T, out=x)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        past, queries, of_step, of_product = ctx.saved_tensors
+        grad, count, hidden = grad.contiguous(), len(queries), grad.shape[1]
+        d_past, d_queries = past.new_zeros(past.shape), torch.empty_like(queries)
+        d_of_queries = queries.new_empty(*queries.shape[:2], hidden)
+        d_of_step, d_of_product = torch.zeros_like(of_step), torch.zeros_like(of_product)
+        for block in ctx.blocks:
+            e, d_e, d_x = past[block.steps], d_past[block.steps], grad[block.rows]
+            d_of_queries[:, block.requests] = block.sums(d_x, count)
+            d_step = e.new_zeros(len(e), hidden)
+            add_column_sums(d_x.view(count, -1), d_step.view(-1))
+            d_of_step.addmm_(d_step.T, e)
+            d_e.addmm_(d_step, of_step)
+            q = block.spread(queries).view(count, *e.shape)
+            pairs = q * e
+            d_of_product.addmm_(d_x.T, pairs.flatten(0, 1))
+            d_pairs = torch.mm(d_x, of_product, out=pairs.flatten(0, 1)).view_as(q)
+            add_column_sums(q.mul_(d_pairs).view(count, -1), d_e.view(-1))
+            d_queries[:, block.requests] = block.sums(d_pairs.mul_(e).flatten(0, 1), count)
+        return d_past, d_queries, d_of_queries, d_of_step, d_of_product, None

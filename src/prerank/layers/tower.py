@@ -14,7 +14,7 @@ class Tower(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()]
+            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
             inputs = width
         self.layers = nn.Sequential(*layers)
         self.width = inputs
