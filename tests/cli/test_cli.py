@@ -187,7 +187,8 @@ def test_broken_tables(
 
 
 def test_hurried_mistakes(prerank: Prerank, built: Path, settings: Path, tmp_path: Path) -> None:
-    one_line(prerank("data", "build", "ml-1k", "--from", tmp_path, "--to", tmp_path / "d"), "ml-1k", "did you mean 'ml-100k'")
+    wrong = prerank("data", "build", "ml-1k", "--from", tmp_path, "--to", tmp_path / "d")
+    one_line(wrong, "ml-1k", "did you mean 'ml-100k'")
     one_line(prerank("data", "build", "ml-1m", "--from", tmp_path, "--to", tmp_path / "d"), "ratings.dat", "--download")
     one_line(prerank("data", "show", tmp_path), "dataset.json", "prerank data build")
     one_line(prerank("evaluate", built), "not a run directory", "prerank fit")
