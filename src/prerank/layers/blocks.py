@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from prerank.batch import Ragged
 
-NUMBERS = 1 << 18
-"""Numbers of one tensor in a block: one megabyte of float32, shared among the cores."""
+NUMBERS = 1 << 17
+"""Numbers of one tensor in a block: half a megabyte of float32, shared among the cores."""
 
 
 def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
