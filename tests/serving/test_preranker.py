@@ -232,7 +232,7 @@ def test_an_unknown_past_item_is_still_a_step(published: Callable[..., tuple[Pre
     items = [100 + 7 * number for number in range(10)]
 
     def scores(*history: int) -> list[float]:
-        return ranker.rank(USER, items, history=history).scores.tolist()
+        return list(ranker.rank(USER, items, history=history).scores)
 
     assert any(scores(item) != scores(5, item) for item in items)  # of a small tower, few units may be awake
 

@@ -12,15 +12,18 @@ D = width of a behaviour, Wu and Wv = widths of the representations, N meta quer
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from prerank.batch import Batch, Features, History
 from prerank.config import Strict
 from prerank.layers.embedding import FieldEmbeddings
 from prerank.schema import Inputs
+
+Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+"""Widths of a network's layers."""
 
 
 class ModelConfig(Strict):

@@ -14,7 +14,7 @@ from prerank.layers.meta_query import MetaQuery, temperature
 from prerank.layers.pooling import mean_pool
 from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax, normalised
 from prerank.layers.tower import Tower
-from prerank.models.base import Choice, ModelConfig, PreRankingModel
+from prerank.models.base import Choice, ModelConfig, PreRankingModel, Widths
 from prerank.schema import Inputs
 
 
@@ -22,7 +22,7 @@ class FITConfig(ModelConfig):
     """The paper's defaults (sec. 5.1.4); the other values are its ablations and sweeps (sec. 5.4)."""
 
     name: Literal["fit"] = "fit"
-    tower: tuple[int, ...] = (300, 300, 128)
+    tower: Widths = (300, 300, 128)
     meta_queries: int = Field(default=64, ge=0, description="N; 0 is the ablation w/o MQM: mean-pooled history")
     self_attention: bool = True
     keys: Literal["attended", "raw"] = "attended"
@@ -30,7 +30,7 @@ class FITConfig(ModelConfig):
         default="decaying", description="in training: soft with decaying temperature, soft at 1, or hard"
     )
     decay_epochs: float = Field(default=1.0, gt=0)
-    attention: tuple[int, ...] = Field(default=(64, 16), min_length=1)
+    attention: Widths = (64, 16)
     scorer: Literal["lss", "fc", "sum_max", "cosine"] = Field(default="lss", description="cosine is w/o LSS")
     user_heads: int = Field(default=2, ge=1)
     item_heads: int = Field(default=2, ge=1)

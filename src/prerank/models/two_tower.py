@@ -11,7 +11,7 @@ from prerank.batch import Features, History
 from prerank.layers.pooling import mean_pool
 from prerank.layers.similarity import ScaledDot, normalised
 from prerank.layers.tower import Tower
-from prerank.models.base import ModelConfig, PreRankingModel
+from prerank.models.base import ModelConfig, PreRankingModel, Widths
 from prerank.schema import Inputs
 
 
@@ -19,7 +19,7 @@ class TwoTowerConfig(ModelConfig):
     """FIT's sizes. ``head``: ``dot`` leaves the vectors as they are, the others normalise (see ScaledDot)."""
 
     name: Literal["two_tower"] = "two_tower"
-    tower: tuple[int, ...] = (300, 300, 128)
+    tower: Widths = (300, 300, 128)
     head: Literal["scaled", "bias", "printed", "dot"] = "scaled"
 
 
