@@ -44,7 +44,7 @@ docs: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build dist
 
-# The runs behind the results in README.md; ML1M and SPORTS name the folders with the raw files. About two hours.
+# The runs behind the results in README.md; ML1M and SPORTS name the folders with the raw files.
 ML1M ?= data/raw/ml-1m
 SPORTS ?= data/raw/amazon-sports
 .PHONY: study
