@@ -28,6 +28,9 @@ INPUTS = Inputs(
     user=dict.fromkeys(["user_id", "gender", "age", "occupation", "zip3"], 10),
     item=dict.fromkeys(["movie_id", "genres", "year"], 60),
     history=("movie_id", "genres"),
+    user_id="user_id",
+    item_id="movie_id",
+    history_length=50,
 )
 COSTS: dict[str, dict[str, Any]] = {
     "Two-Tower": {"name": "two_tower"},

@@ -88,8 +88,13 @@ class Inputs:
         user: user and context field names with their number of ids (the out-of-vocabulary row included).
         item: the same for item fields.
         history: the item fields that a past item is seen through.
+        user_id, item_id: the names of the ids, which need not be among the fields.
+        history_length: behaviours that a history holds at most.
     """
 
     user: Mapping[str, int]
     item: Mapping[str, int]
     history: tuple[str, ...]
+    user_id: str
+    item_id: str
+    history_length: int

@@ -20,7 +20,14 @@ from prerank.study import figures, item_map
 from prerank.study.figures import ACCENT, MUTED, Line, line_chart, map_chart
 from prerank.study.item_map import ItemMap, embed_items
 
-INPUTS = Inputs(user={"user": 3}, item={"item": 16, "shop": 4}, history=("item",))
+INPUTS = Inputs(
+    user={"user": 3},
+    item={"item": 16, "shop": 4},
+    history=("item",),
+    user_id="user",
+    item_id="item",
+    history_length=50,
+)
 
 
 def curve(svg: str, colour: str) -> list[tuple[float, float]]:

@@ -70,6 +70,9 @@ class Encoder:
             user={f.name: self.coders[f"{side}.{f.name}"].size for side, f in zip(sides, fields, strict=True)},
             item={f.name: self.coders[f"item.{f.name}"].size for f in self.schema.item},
             history=self.schema.history,
+            user_id=self.schema.user_id,
+            item_id=self.schema.item_id,
+            history_length=self.history,
         )
 
     def fields(self, side: Side) -> tuple[Field, ...]:
