@@ -9,6 +9,7 @@ from prerank.config import parse
 from prerank.errors import ConfigError
 from prerank.models.base import ModelConfig, PreRankingModel
 from prerank.models.fit import FIT, FITConfig
+from prerank.models.rankers.wide_deep import WideDeep, WideDeepConfig
 from prerank.models.two_tower import TwoTower, TwoTowerConfig
 from prerank.schema import Inputs
 
@@ -23,6 +24,7 @@ class Entry(NamedTuple):
 MODELS: dict[str, Entry] = {
     "two_tower": Entry(TwoTower, TwoTowerConfig),
     "fit": Entry(FIT, FITConfig),
+    "wide_deep": Entry(WideDeep, WideDeepConfig),
 }
 
 
