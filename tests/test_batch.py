@@ -26,6 +26,7 @@ def test_ragged_lists_keep_lengths_and_owners(rows: list[list[int]]) -> None:
     made = ragged(rows)
     assert plain(made) == rows
     assert made.lengths.tolist() == [len(row) for row in rows]
+    assert made.from_end.tolist() == [place for row in rows for place in reversed(range(len(row)))]
     assert made.owners.tolist() == [number for number, row in enumerate(rows) for _ in row]
 
 

@@ -22,6 +22,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two_tower dot": {**SMALL, "name": "two_tower", "head": "dot"},
     "two_tower printed": {**SMALL, "name": "two_tower", "head": "printed"},
     "two_tower bias": {**SMALL, "name": "two_tower", "head": "bias"},
+    "two_tower recency": {**SMALL, "name": "two_tower", "history": "recency"},
+    "fit positions": {**FIT, "positions": True},
+    "fit w/o MQM, positions": {**FIT, "meta_queries": 0, "positions": True},
     "fit w/o MQM": {**FIT, "meta_queries": 0},
     "fit w/o LSS": {**FIT, "scorer": "cosine"},
     "fit w SumMax": {**FIT, "scorer": "sum_max"},
@@ -36,9 +39,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=list(VARIANTS))
 def model(request: pytest.FixtureRequest, encoded: EncodedDataset) -> PreRankingModel:
-    """A model whose BatchNorm statistics have seen data, in eval mode."""
+    """A model whose parameters do something and whose BatchNorm statistics have seen data, in eval mode."""
     torch.manual_seed(5)
     made = create(model_config(VARIANTS[request.param], "test"), encoded.encoder.inputs)
+    for parameter in made.parameters():
+        if not parameter.any():  # what starts at zero would be tested as if it were not there
+            torch.nn.init.normal_(parameter, std=0.3)
     made.train()
     for batch in Loader(encoded, "train", 256, seed=0).batches():
         made.relaxed(batch, 0.5)

@@ -40,6 +40,12 @@ class Ragged:
         """(T,) the list that each value belongs to."""
         return torch.repeat_interleave(self.lengths, output_size=self.values.numel())
 
+    @property
+    def from_end(self) -> Tensor:
+        """(T,) how many values follow each value in its list: 0 for the last one, the most recent of a history."""
+        ends = torch.repeat_interleave(self.offsets[1:], self.lengths, output_size=self.values.numel())
+        return ends - 1 - torch.arange(len(ends), device=ends.device)
+
     def take(self, rows: Tensor) -> Self:
         """The lists at ``rows``, which may repeat."""
         starts = self.offsets.index_select(0, rows)

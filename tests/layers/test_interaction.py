@@ -24,10 +24,12 @@ WIDTH = 3
 LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=8)
 
 
-def unit(hidden: tuple[int, ...] = (5, 4), dtype: torch.dtype = torch.float64) -> DINUnit:
-    """A unit whose alphas are not zero and whose running statistics have been moved."""
+def unit(hidden: tuple[int, ...] = (5, 4), dtype: torch.dtype = torch.float64, positions: int = 0) -> DINUnit:
+    """A unit whose alphas and positions are not zero and whose running statistics have been moved."""
     torch.manual_seed(1)
-    made = DINUnit(WIDTH, hidden).to(dtype)
+    made = DINUnit(WIDTH, hidden, positions).to(dtype)
+    if made.positions is not None:
+        nn.init.normal_(made.positions)
     for layer in made.rest:
         assert isinstance(layer, DiceLinear)
         nn.init.uniform_(layer.alpha, 0.1, 0.6)
@@ -54,21 +56,26 @@ def lists(past: History) -> list[Tensor]:
 
 
 def twin(made: DINUnit, q: Tensor, past: History, training: bool) -> NDArray[np.float64]:
-    """The unit in NumPy: all [q, e, q - e, q * e] through the network, then the sums, one by one."""
+    """The unit in NumPy: all [q, e, q - e, q * e] through the network, then the sums, one by one.
+
+    The positions are added to the first layer's output, the first of them at a history's last behaviour.
+    """
 
     def array(tensor: Tensor) -> NDArray[np.float64]:
         return tensor.detach().numpy().astype(np.float64)
 
     pairs = [
-        (b, c, array(e), np.concatenate([query, array(e), query - array(e), query * array(e)]))
+        (b, c, array(e), np.concatenate([query, array(e), query - array(e), query * array(e)]), len(steps) - 1 - place)
         for b, steps in enumerate(lists(past))
         for c, query in enumerate(array(q[b]))
-        for e in steps
+        for place, e in enumerate(steps)
     ]
     out = np.zeros(q.shape)
     if not pairs:
         return out
     x = np.stack([pair[3] for pair in pairs]) @ array(made.first.weight).T + array(made.first.bias)
+    if made.positions is not None:
+        x += array(made.positions)[[min(pair[4], len(made.positions) - 1) for pair in pairs]]
     for layer in made.rest:
         assert isinstance(layer, DiceLinear)
         batch = training and len(x) > 1
@@ -76,15 +83,16 @@ def twin(made: DINUnit, q: Tensor, past: History, training: bool) -> NDArray[np.
         gate = 1 / (1 + np.exp(-(x - mean) / np.sqrt(var + 1e-8)))
         x = gate * x + (1 - gate) * array(layer.alpha) * x
         x = x @ array(layer.linear.weight).T + array(layer.linear.bias)
-    for (b, c, e, _), weight in zip(pairs, x[:, 0], strict=True):
+    for (b, c, e, _, _), weight in zip(pairs, x[:, 0], strict=True):
         out[b, c] += weight * e
     return out
 
 
 @settings(deadline=None)
-@given(LENGTHS, st.integers(1, 4), st.booleans(), st.integers(1, 200))
-def test_equals_the_loop(lengths: list[int], count: int, training: bool, numbers: int) -> None:
-    made, past, q = unit().train(training), history(lengths), queries(len(lengths), count)
+@given(LENGTHS, st.integers(1, 4), st.booleans(), st.integers(1, 200), st.sampled_from([0, 2, 6]))
+def test_equals_the_loop(lengths: list[int], count: int, training: bool, numbers: int, positions: int) -> None:
+    """With positions, too, and histories that are longer than these."""
+    made, past, q = unit(positions=positions).train(training), history(lengths), queries(len(lengths), count)
     expected = twin(made, q, past, training)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "NUMBERS", numbers)
@@ -100,9 +108,12 @@ def test_any_depth(hidden: tuple[int, ...], training: bool) -> None:
 
 @pytest.mark.parametrize("numbers", [20, 10**9])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_equal_finite_differences(training: bool, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("positions", [0, 2])
+def test_gradients_equal_finite_differences(
+    training: bool, numbers: int, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(blocks, "NUMBERS", numbers)
-    made, past = unit((3, 2)).train(training), history([3, 0, 1, 2])
+    made, past = unit((3, 2), positions=positions).train(training), history([3, 0, 1, 2])
     names = [name for name, _ in made.named_parameters()]
 
     def function(q: Tensor, table: Tensor, *parameters: Tensor) -> Tensor:
@@ -222,9 +233,19 @@ def test_autocast_and_half_tables_leave_the_precision_of_the_parameters() -> Non
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in made.parameters())
 
 
-def test_serving_shape_equals_evaluation_shape() -> None:
+def test_positions_start_as_the_published_unit() -> None:
+    torch.manual_seed(2)
+    bare = DINUnit(WIDTH, (5, 4))
+    torch.manual_seed(2)
+    made = DINUnit(WIDTH, (5, 4), positions=6)
+    past, q = history([3, 1], dtype=torch.float32), queries(2, 2, dtype=torch.float32)
+    assert torch.equal(made(q, past), bare(q, past))
+
+
+@pytest.mark.parametrize("positions", [0, 5])
+def test_serving_shape_equals_evaluation_shape(positions: int) -> None:
     """One request with all queries, as served, against a batch of the same pairs, as evaluated."""
-    made, past = unit(dtype=torch.float32).eval(), history([5, 3], dtype=torch.float32)
+    made, past = unit(dtype=torch.float32, positions=positions).eval(), history([5, 3], dtype=torch.float32)
     group = queries(1, 16, dtype=torch.float32)
     batch = made(group.expand(2, -1, -1), past)
     for request in range(2):

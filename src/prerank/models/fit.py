@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from prerank.batch import Batch, Features, History
 from prerank.layers.interaction import DINUnit
 from prerank.layers.meta_query import MetaQuery, temperature
 from prerank.layers.pooling import mean_pool
+from prerank.layers.recency import RecencyPool
 from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax, normalised
 from prerank.layers.tower import Tower
 from prerank.models.base import Choice, ModelConfig, PreRankingModel, Widths
@@ -31,6 +33,9 @@ class FITConfig(ModelConfig):
     )
     decay_epochs: float = Field(default=1.0, gt=0)
     attention: Widths = (64, 16)
+    positions: bool = Field(
+        default=False, description="a learned term for each place in the history; w/o MQM learned weights; ours"
+    )
     scorer: Literal["lss", "fc", "sum_max", "cosine"] = Field(default="lss", description="cosine is w/o LSS")
     user_heads: int = Field(default=2, ge=1)
     item_heads: int = Field(default=2, ge=1)
@@ -44,15 +49,20 @@ class FIT(PreRankingModel):
     N representations, ``item`` returns [query index | heads], ``score`` picks by the index.
     """
 
+    pool: Callable[[History], Tensor]
+
     def __init__(self, inputs: Inputs, config: FITConfig) -> None:
         super().__init__(inputs, config)
         self.config: FITConfig = config
         width = self.behaviour_width
         queried = config.meta_queries > 0
+        positions = inputs.history_length if config.positions else 0
         self.index_columns = 1 if queried else 0
         if queried:
             self.queries = MetaQuery(config.meta_queries, width, config.self_attention, config.keys)
-            self.unit = DINUnit(width, config.attention)
+            self.unit = DINUnit(width, config.attention, positions)
+        else:
+            self.pool = RecencyPool(positions) if positions else mean_pool
         self.user_tower = Tower(self.user_width + (2 if queried else 1) * width, config.tower)
         self.item_tower = Tower(self.item_width, config.tower)
         if config.scorer != "cosine":
@@ -127,7 +137,7 @@ class FIT(PreRankingModel):
         return self._user_output(torch.cat([profile, interest, queries], dim=-1))
 
     def _plain(self, features: Features, history: History) -> Tensor:
-        return self._user_output(torch.cat([self.user_fields(features), mean_pool(history)], dim=-1))
+        return self._user_output(torch.cat([self.user_fields(features), self.pool(history)], dim=-1))
 
     def _user_output(self, x: Tensor) -> Tensor:
         h = self.user_tower(x)

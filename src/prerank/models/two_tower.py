@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from prerank.batch import Features, History
 from prerank.layers.pooling import mean_pool
+from prerank.layers.recency import RecencyPool
 from prerank.layers.similarity import ScaledDot, normalised
 from prerank.layers.tower import Tower
 from prerank.models.base import ModelConfig, PreRankingModel, Widths
@@ -21,13 +24,17 @@ class TwoTowerConfig(ModelConfig):
     name: Literal["two_tower"] = "two_tower"
     tower: Widths = (300, 300, 128)
     head: Literal["scaled", "bias", "printed", "dot"] = "scaled"
+    history: Literal["mean", "recency"] = Field(default="mean", description="recency: learned weights of places, ours")
 
 
 class TwoTower(PreRankingModel):
-    """User fields and the mean-pooled history against item fields (FIT sec. 3, eqs. 1 to 3)."""
+    """User fields and the pooled history against item fields (FIT sec. 3, eqs. 1 to 3)."""
+
+    pool: Callable[[History], Tensor]
 
     def __init__(self, inputs: Inputs, config: TwoTowerConfig) -> None:
         super().__init__(inputs, config)
+        self.pool = RecencyPool(inputs.history_length) if config.history == "recency" else mean_pool
         self.user_tower = Tower(self.user_width + self.behaviour_width, config.tower)
         self.item_tower = Tower(self.item_width, config.tower)
         self.normalise = config.head != "dot"
@@ -35,7 +42,7 @@ class TwoTower(PreRankingModel):
 
     def user(self, features: Features, history: History) -> Tensor:
         """(B, Wu) unit vectors of B requests."""
-        x = torch.cat([self.user_fields(features), mean_pool(history)], dim=-1)
+        x = torch.cat([self.user_fields(features), self.pool(history)], dim=-1)
         return self._output(self.user_tower(x))
 
     def item(self, features: Features) -> Tensor:
