@@ -26,9 +26,12 @@ FILES = [
     "report.json",
     "schema.json",
     "store/behaviours.npy",
+    "store/behaviours.scales.npy",
     "store/ids.npy",
     "store/index.npy",
     "store/rows.npy",
+    "store/rows.scales.npy",
+    "store/slots.npy",
     "store/store.json",
     "store/titles.arrow",
     "vocabularies.arrow",
@@ -51,7 +54,7 @@ def titled(world: Dataset) -> Dataset:
 def published(titled: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published FIT with every file that there can be."""
     to = tmp_path_factory.mktemp("published")
-    publish_bundle(fit(titled, seed=0), titled, to)
+    publish_bundle(fit(titled, seed=0), titled, to, "int8")
     return to
 
 
@@ -104,7 +107,7 @@ def test_a_planted_file_is_refused_by_name(copy: Path, name: str) -> None:
 
 def test_the_store_of_another_model_is_refused(copy: Path, titled: Dataset, tmp_path: Path) -> None:
     """It is whole in itself and has the same size, but its query indices belong to another meta matrix."""
-    other = publish_bundle(fit(titled, seed=1), titled, tmp_path / "other")
+    other = publish_bundle(fit(titled, seed=1), titled, tmp_path / "other", "int8")
     shutil.move(copy / "store", tmp_path / "own")
     shutil.copytree(other / "store", copy / "store")
     with pytest.raises(ArtefactError, match=r"store/\w+\.\w+: is damaged"):

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from prerank.errors import ArtefactError
-from prerank.publish.files import MANIFEST, aside, exclusive, install, new_generation, replace_text, seal, verify
+from prerank.publish.files import (
+    MANIFEST,
+    aside,
+    content_hash,
+    exclusive,
+    install,
+    new_generation,
+    replace_text,
+    seal,
+    verify,
+)
 
 
 @pytest.fixture
@@ -88,6 +98,20 @@ def test_aside_starts_empty_and_leaves_nothing(tmp_path: Path) -> None:
     assert not work.exists()
 
 
+def test_aside_keeps_what_can_be_resumed(tmp_path: Path) -> None:
+    work = tmp_path / ".part"
+    for name in ("store", "other"):
+        (work / name).mkdir(parents=True)
+    (work / "file").write_text("x")
+    with pytest.raises(KeyboardInterrupt), aside(work, resume="store"):
+        assert [entry.name for entry in work.iterdir()] == ["store"]
+        raise KeyboardInterrupt
+    assert (work / "store").exists()
+    with aside(work, resume="store"):
+        assert (work / "store").exists()
+    assert not work.exists()
+
+
 def test_aside_names_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="could not be written: No space left"), aside(tmp_path / ".part"):
         raise OSError(28, "No space left on device", "rows.npy")
@@ -104,9 +128,9 @@ def test_install_never_overwrites(tmp_path: Path) -> None:
 
 def test_a_generation_is_named_by_time_and_content(tmp_path: Path) -> None:
     (tmp_path / "w").write_text("1")
-    first, again = new_generation(tmp_path), new_generation(tmp_path)
+    first, again = new_generation(content_hash(tmp_path)), new_generation(content_hash(tmp_path))
     (tmp_path / "w").write_text("2")
-    second = new_generation(tmp_path)
+    second = new_generation(content_hash(tmp_path))
     assert first.split("-")[1] == again.split("-")[1] != second.split("-")[1]
     assert len(first) == len("20261122T010203-0123abcd")
 

@@ -22,6 +22,7 @@ from prerank.models.registry import MODELS, create, model_config
 from prerank.publish import publish as publishing
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
 from prerank.publish.generation import locate, open_generation
+from prerank.publish.precision import PRECISIONS
 from prerank.publish.publish import publish_bundle
 from prerank.publish.store import ItemStore
 
@@ -46,14 +47,14 @@ def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("model", MODELS)
 def test_published_and_located(encoded: EncodedDataset, tmp_path: Path, model: str, dtype: Any) -> None:
     target = publish_bundle(small(model, encoded.encoder), encoded.dataset, tmp_path, dtype)
     assert locate(tmp_path) == locate(target) == target
     assert (tmp_path / "CURRENT").read_text() == f"{target.name}\n"
     generation = open_generation(target)
-    assert generation.name == target.name and generation.store.rows.dtype == dtype
+    assert generation.name == target.name and generation.store.precision == dtype
     assert load_bundle(target).config == small(model, encoded.encoder).config
 
 
@@ -173,7 +174,7 @@ def test_a_wrong_store_is_not_published(
     assert locate(tmp_path) == old and names(tmp_path / "generations") == {old.name} and names(tmp_path) == before
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", PRECISIONS)
 def test_wrong_histories_are_not_published(
     encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
 ) -> None:

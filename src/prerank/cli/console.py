@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,6 +70,39 @@ class TrainingDisplay:
                 parts.append(f"{label} {value['used']}/{value['of']} (perplexity {value['perplexity']:.1f})")
         parts.append(f"{record['rows_per_second']:,.0f} rows/s")
         self.message("  ".join(parts))
+
+
+class EncodingDisplay:
+    """Tells of the encoding of a catalogue on stderr: items done, and items per second."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("items"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not err.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task("items", total=None)
+        self.begun = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def progress(self, done: int, total: int) -> None:
+        """So many of all items are encoded."""
+        self.bar.update(self.task, completed=done, total=total)
+        if done == total:
+            seconds = time.perf_counter() - self.begun
+            err.print(f"encoded {total:,} items in {seconds:.1f} s, {total / seconds:,.0f} items/s")
 
 
 def show_dataset(description: dict[str, Any]) -> None:

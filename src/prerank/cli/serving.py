@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from prerank.cli import console
 from prerank.data.log import Dataset
 from prerank.errors import ConfigError, RequestError
 from prerank.publish.bundle import load_bundle
+from prerank.publish.precision import PRECISIONS
 from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker
 from prerank.study.experiment import BUNDLE, finished
@@ -20,17 +21,22 @@ from prerank.study.experiment import BUNDLE, finished
 def publish(
     run: Annotated[Path, typer.Argument(help="a finished run directory")],
     target: Annotated[Path, typer.Option("--to", help="directory of published generations")],
-    dtype: Annotated[str, typer.Option("--dtype", help="of the item store: float32 or float16")] = "float32",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="of the item store: float32, float16, bfloat16 or int8")
+    ] = "float32",
 ) -> None:
     """Encode every item, verify parity with evaluation, and switch to the new generation.
 
     Example: prerank publish runs/ml-1m/fit --to published --dtype float16
     """
     config, _ = finished(run)
-    kinds: dict[str, Literal["float32", "float16"]] = {"float32": "float32", "float16": "float16"}
-    if dtype not in kinds:
-        raise ConfigError(f"--dtype {dtype}: unknown; dtypes: {', '.join(kinds)}")
-    generation = publish_bundle(load_bundle(run / BUNDLE), Dataset.load(config.data), target, kinds[dtype])
+    precision = next((name for name in PRECISIONS if name == dtype), None)
+    if precision is None:
+        raise ConfigError(f"--dtype {dtype}: unknown; dtypes: {', '.join(PRECISIONS)}")
+    with console.EncodingDisplay() as display:
+        generation = publish_bundle(
+            load_bundle(run / BUNDLE), Dataset.load(config.data), target, precision, display.progress
+        )
     console.out.print(f"published {generation.name} at {target}")
 
 

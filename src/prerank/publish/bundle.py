@@ -17,7 +17,8 @@ from prerank.data.encoder import Encoder
 from prerank.errors import ArtefactError
 from prerank.models.base import ModelConfig, PreRankingModel
 from prerank.models.registry import create, model_config
-from prerank.publish.files import aside, install, new_generation, refuse_existing, seal, verify
+from prerank.publish.checksums import Check
+from prerank.publish.files import aside, content_hash, install, new_generation, refuse_existing, seal, verify
 from prerank.schema import Schema
 
 WEIGHTS = "weights.safetensors"
@@ -60,7 +61,7 @@ def save_bundle(bundle: Bundle, directory: Path) -> None:
     refuse_existing(directory)
     with aside(directory.with_name(f".{directory.name}.part")) as work:
         write_bundle(bundle, work)
-        seal(work, new_generation(work), bundle.name)
+        seal(work, new_generation(content_hash(work)), bundle.name)
         install(work, directory)
 
 
@@ -84,15 +85,19 @@ def write_bundle(bundle: Bundle, directory: Path) -> None:
     _write_json(directory / "report.json", bundle.report)
 
 
-def load_bundle(directory: Path) -> Bundle:
+def load_bundle(directory: Path, check: Check = "auto") -> Bundle:
     """Read a bundle, or the bundle of a published generation, with the model in evaluation mode on the CPU.
+
+    Args:
+        directory: what ``save_bundle`` or publishing has written.
+        check: how thoroughly files are checked first (see ``prerank.publish.files.verify``).
 
     Raises:
         ArtefactError: any file of the directory is missing, changed or additional, the format version is another
             one, or the weights do not fit the configured model.
         ConfigError: the configuration is of a prerank that knew other keys.
     """
-    manifest = verify(directory)
+    manifest = verify(directory, check)
     for name in FILES:
         if name not in manifest["files"]:
             raise ArtefactError(f"{directory / name}: is missing; the directory is not a bundle")

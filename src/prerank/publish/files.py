@@ -15,29 +15,40 @@ from typing import Any
 
 from prerank import __version__
 from prerank.errors import ArtefactError
+from prerank.publish.checksums import Check, check_files, facts
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def aside(path: Path, resume: str | None = None) -> Iterator[Path]:
     """An empty directory to write into, gone after the block unless it was installed.
 
-    What a killed writer left at ``path`` is removed first.
+    What a killed writer left at ``path`` is removed first, but for what it left at ``resume`` in there; an
+    interrupted writer (Ctrl-C) leaves it, too.
 
     Raises:
         ArtefactError: a file cannot be written (permissions, full disk).
     """
     try:
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
+        for entry in path.iterdir():
+            if entry.name != resume:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield path
+    except KeyboardInterrupt:
+        if resume is None:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
     except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
         reason = error.strerror or str(error)
         raise ArtefactError(f"{error.filename or path.parent}: could not be written: {reason}") from None
-    finally:
+    except BaseException:
         shutil.rmtree(path, ignore_errors=True)
+        raise
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def install(work: Path, target: Path) -> None:
@@ -88,31 +99,39 @@ def exclusive(directory: Path) -> Iterator[None]:
         yield
 
 
-def new_generation(directory: Path) -> str:
-    """A name for the files in ``directory``: the time (UTC) and eight digits of their content's hash."""
+def content_hash(directory: Path) -> str:
+    """SHA-256 of the files that lie directly in ``directory``."""
     digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
+    for path in sorted(path for path in directory.iterdir() if path.is_file()):
         digest.update(f"{path.name} {_sha256(path)}\n".encode())
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{digest.hexdigest()[:8]}"
+    return digest.hexdigest()
+
+
+def new_generation(content: str) -> str:
+    """A name for what has this hash: the time (UTC) and eight digits of it."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{content[:8]}"
 
 
 def seal(directory: Path, generation: str, model: str) -> None:
     """Write the manifest of every file below ``directory``; nothing may be added or changed afterwards."""
-    files = {
-        path.relative_to(directory).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    files = {path.relative_to(directory).as_posix(): facts(path) for path in paths}
     values = {"format": FORMAT, "generation": generation, "prerank": __version__, "model": model, "files": files}
     text = _canonical({**values, "sha256": _digest(values)})
     (directory / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def verify(directory: Path) -> dict[str, Any]:
+def verify(directory: Path, check: Check = "auto") -> dict[str, Any]:
     """The manifest of a sealed directory whose files are all there, unchanged, and alone.
 
-    Everything is hashed before anything is parsed or mapped: safetensors accepts a flipped bit, and a mapped file
-    that is too short kills the process.
+    Done before anything is parsed or mapped: safetensors accepts a flipped bit, and a mapped file that is too short
+    kills the process. Existence and size of every file are always checked.
+
+    Args:
+        directory: what was sealed.
+        check: ``full`` hashes every byte. ``auto``, too, as long as that takes about a second: it hashes whole files,
+            the smallest first, up to a total of ``WHOLE`` bytes, and of each larger file the first, the last and
+            ``SAMPLES`` random blocks.
 
     Raises:
         ArtefactError: a file is missing, changed or not in the manifest, or the format version is another one.
@@ -123,20 +142,10 @@ def verify(directory: Path) -> dict[str, Any]:
         present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
         for name in sorted(present - listed.keys() - {MANIFEST}):
             raise ArtefactError(f"{directory / name}: is not in the manifest; published directories are never changed")
-        for name, facts in listed.items():
-            _check(directory / name, facts["bytes"], facts["sha256"])
+        check_files(directory, listed, check)
     except OSError as error:
         raise ArtefactError(f"{error.filename or directory}: cannot be read: {error.strerror}") from None
     return manifest
-
-
-def _check(path: Path, size: int, sha256: str) -> None:
-    if not path.is_file():
-        raise ArtefactError(f"{path}: is missing; publish or copy the directory again")
-    if path.stat().st_size != size:
-        raise ArtefactError(f"{path}: has {path.stat().st_size} bytes instead of {size}; damaged, copy it again")
-    if _sha256(path) != sha256:
-        raise ArtefactError(f"{path}: is damaged (its SHA-256 is not the manifest's); publish or copy it again")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

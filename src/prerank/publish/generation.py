@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from prerank.batch import Features, History, Ragged
 from prerank.errors import ArtefactError, RequestError
 from prerank.publish.bundle import Bundle, load_bundle
+from prerank.publish.checksums import Check
 from prerank.publish.files import MANIFEST
 from prerank.publish.item_ids import Ints
 from prerank.publish.store import ItemStore
@@ -80,16 +81,22 @@ class Generation:
         return self.bundle.model.behaviour(features.map(lambda tensor: tensor.to(self.bundle.device)))
 
 
-def open_generation(directory: Path) -> Generation:
-    """Open a generation after checking every byte of it; the store is mapped, not read.
+def open_generation(directory: Path, check: Check = "auto", *, preload: bool = False) -> Generation:
+    """Open a generation after checking its files; the store is mapped, not read.
+
+    Args:
+        directory: the generation.
+        check: how thoroughly files are checked (see ``prerank.publish.files.verify``).
+        preload: read the whole store now, so that no request waits for the disk.
 
     Raises:
-        ArtefactError: a file is missing, changed or additional, or the directory holds a model without a store.
+        ArtefactError: a file is missing, changed or additional, the directory holds a model without a store, or the
+            store is of another layout.
     """
-    bundle = load_bundle(directory)
+    bundle = load_bundle(directory, check)
     if not (directory / STORE).is_dir():
         raise ArtefactError(f"{directory}: holds a model without an item store; publish it with: prerank publish")
-    store = ItemStore.open(directory / STORE)
+    store = ItemStore.open(directory / STORE, preload=preload)
     return Generation(store.generation, bundle, store)
 
 

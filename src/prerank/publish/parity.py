@@ -16,15 +16,19 @@ from prerank.data.log import Dataset, Rows
 from prerank.errors import ArtefactError
 from prerank.publish.bundle import Bundle
 from prerank.publish.generation import Generation
+from prerank.publish.precision import Precision
 from prerank.schema import Field
 
 REQUESTS, CANDIDATES = 100, 10  # 1,000 pairs
 SEED = 20_25
 
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+TOLERANCE: dict[Precision, float] = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2, "int8": 6.4e-2}
 """Largest difference of a logit, times max(1, |logit|) because rounding is relative. float32: sums of some hundred
 products in another order. float16: a stored value is off by at most 2^-11 of itself; four times that, 2e-3, leaves
-room for scales and layers behind it, while a wrong row, index or history is off by far more."""
+room for scales and layers behind it, while a wrong row, index or history is off by far more. bfloat16: eight times
+that of float16, having three bits less. int8: a value is off by at most 2^-8 of the largest one of its row, as the
+largest one is with bfloat16; the others are three to four times smaller, so that the sum is off by up to four times
+as much."""
 
 
 def check_parity(generation: Generation, bundle: Bundle, dataset: Dataset) -> None:
@@ -41,15 +45,15 @@ def check_parity(generation: Generation, bundle: Bundle, dataset: Dataset) -> No
     rows = _random_requests(dataset)
     expected = _evaluated(bundle, dataset, rows)
     served = _served(generation, dataset, rows)
-    dtype = generation.store.rows.dtype.name
-    close = np.abs(served - expected) <= TOLERANCE[dtype] * np.maximum(1, np.abs(expected))
+    tolerance = TOLERANCE[generation.store.precision]
+    close = np.abs(served - expected) <= tolerance * np.maximum(1, np.abs(expected))
     if not close.all():
         request, candidate = np.argwhere(~close)[0]
         user = dataset.users[dataset.schema.user_id][int(rows.users[request])]
         item = dataset.items[dataset.schema.item_id][int(rows.items[request, candidate])]
         raise ArtefactError(
             f"parity: {int((~close).sum())} of {close.size} served logits differ from evaluation's by more than "
-            f"{TOLERANCE[dtype]:g}, first user {user!r} with item {item!r}: "
+            f"{tolerance:g}, first user {user!r} with item {item!r}: "
             f"{served[request, candidate]:.6g} against {expected[request, candidate]:.6g}; nothing is published"
         )
 

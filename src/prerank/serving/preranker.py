@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from prerank.errors import RequestError
+from prerank.publish.checksums import Check
 from prerank.publish.generation import Generation, locate, open_generation
 from prerank.publish.item_ids import Ints
 from prerank.serving.ranking import Column, evaluate
@@ -51,13 +52,26 @@ class PreRanker:
         self.generation = generation
 
     @classmethod
-    def load(cls, directory: Path | str, device: torch.device | str = "cpu") -> Self:
-        """Open what is published at ``directory``, or a single generation, after checking every byte of it.
+    def load(
+        cls,
+        directory: Path | str,
+        device: torch.device | str = "cpu",
+        *,
+        check: Check = "auto",
+        preload: bool = False,
+    ) -> Self:
+        """Open what is published at ``directory``, or a single generation, after checking its files.
+
+        Args:
+            directory: what ``prerank publish`` has written.
+            device: where the model computes.
+            check: how thoroughly files are checked first (see ``prerank.publish.files.verify``).
+            preload: read the whole item store now, so that no request waits for the disk.
 
         Raises:
             ArtefactError: nothing is published there, or a file of it is missing, changed or additional.
         """
-        generation = open_generation(locate(Path(directory)))
+        generation = open_generation(locate(Path(directory)), check, preload=preload)
         generation.bundle.model.to(device)
         return cls(generation)
 
@@ -130,10 +144,9 @@ class PreRanker:
         """
         store, listed = self.generation.store, _listed("ids", ids)
         positions, known = store.lookup(listed)
-        if store.titles is None:
-            return {}
-        found = store.titles.take(positions).to_pylist()
-        return {item: title for item, title, there in zip(listed, found, known, strict=True) if there and title}
+        places = zip(listed, positions, known, strict=True)
+        found = {item: store.title(int(position)) for item, position, there in places if there}
+        return {item: title for item, title in found.items() if title}
 
 
 def _first_of_each(positions: Ints, known: NDArray[np.bool_]) -> Ints:
