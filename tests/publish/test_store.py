@@ -192,6 +192,9 @@ def test_every_precision_reads_what_it_rounded(encoded: EncodedDataset, tmp_path
     every = torch.arange(80)
     gathered = store.gather(every.numpy())
     assert torch.equal(gathered[:, 0], items[:, 0])  # the query index, exactly
+    rows, places = store.floats(every.numpy()[::-1].copy())
+    assert torch.equal(torch.from_numpy(rows[places]).flip(0), gathered[:, 1:])
+    assert np.array_equal(store.indices(every.numpy()), items[:, :1])
     assert torch.equal(gathered[:, 1:], Vectors.store(items[:, 1:], precision).take(every))
     past = store.remember(every.numpy(), np.arange(80) % 2 == 0)
     assert torch.equal(past[::2], Vectors.store(behaviours, precision).take(every)[::2])

@@ -101,7 +101,23 @@ class ItemStore:
         rows = self.rows.take(torch.from_numpy(positions))
         if self.index is None:
             return rows
-        return torch.cat([torch.from_numpy(self.index[positions].astype(np.float32)), rows], dim=1)
+        return torch.cat([torch.from_numpy(self.indices(positions).astype(np.float32)), rows], dim=1)
+
+    def indices(self, positions: Ints) -> NDArray[Any]:
+        """(K, index columns) the whole-number columns of the items at (K,) positions."""
+        assert self.index is not None
+        indices: NDArray[Any] = self.index[positions]
+        return indices
+
+    def floats(self, positions: Ints) -> tuple[NDArray[np.float32], Ints]:
+        """What ``gather`` gives after the index columns, without a copy where the rows are kept as float32.
+
+        Returns:
+            (..., W) float32 rows, and (K,) the row among them of each of the items at (K,) positions.
+        """
+        if self.precision == "float32":
+            return self.rows.values.numpy(), positions
+        return self.rows.take(torch.from_numpy(positions)).numpy(), np.arange(len(positions))
 
     def remember(self, positions: Ints, known: NDArray[np.bool_]) -> Tensor:
         """(L, D) float32 behaviour embeddings of L past items; unknown ones are the out-of-vocabulary behaviour."""
