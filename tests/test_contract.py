@@ -16,9 +16,19 @@ from prerank.models.registry import MODELS, create, model_config
 
 SMALL: dict[str, Any] = {"embedding": 4, "embedding_std": 0.5, "tower": (24, 16)}
 FIT = {**SMALL, "name": "fit", "meta_queries": 6, "attention": (8, 4), "head_width": 8}
+WIDE = {"embedding": 4, "embedding_std": 0.5}  # without a tower
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {**SMALL, "name": name} for name in MODELS},
     "fit": FIT,
+    "lr": {"name": "lr", "embedding_std": 0.5},
+    "fm": {**WIDE, "name": "fm"},
+    "dcn_v2 stacked, low rank": {**SMALL, "name": "dcn_v2", "structure": "stacked", "rank": 3},
+    "autoint": {**WIDE, "name": "autoint", "heads": 2, "head_width": 3, "layers": 2},
+    "autoint plus": {**SMALL, "name": "autoint", "heads": 2, "head_width": 3, "layers": 2},
+    "edcn": {**WIDE, "name": "edcn", "layers": 2},
+    "edcn sum": {**WIDE, "name": "edcn", "layers": 2, "bridge": "sum"},
+    "edcn concat": {**WIDE, "name": "edcn", "layers": 2, "bridge": "concat"},
+    "edcn attention": {**WIDE, "name": "edcn", "layers": 2, "bridge": "attention"},
     "two_tower dot": {**SMALL, "name": "two_tower", "head": "dot"},
     "two_tower printed": {**SMALL, "name": "two_tower", "head": "printed"},
     "two_tower bias": {**SMALL, "name": "two_tower", "head": "bias"},

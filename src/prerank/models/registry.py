@@ -9,6 +9,12 @@ from prerank.config import parse
 from prerank.errors import ConfigError
 from prerank.models.base import ModelConfig, PreRankingModel
 from prerank.models.fit import FIT, FITConfig
+from prerank.models.rankers.autoint import AutoInt, AutoIntConfig
+from prerank.models.rankers.dcn import DCN, DCNConfig, DCNv2, DCNv2Config
+from prerank.models.rankers.deepfm import DeepFM, DeepFMConfig
+from prerank.models.rankers.edcn import EDCN, EDCNConfig
+from prerank.models.rankers.fm import FM, FMConfig
+from prerank.models.rankers.lr import LR, LRConfig
 from prerank.models.rankers.wide_deep import WideDeep, WideDeepConfig
 from prerank.models.two_tower import TwoTower, TwoTowerConfig
 from prerank.schema import Inputs
@@ -24,7 +30,14 @@ class Entry(NamedTuple):
 MODELS: dict[str, Entry] = {
     "two_tower": Entry(TwoTower, TwoTowerConfig),
     "fit": Entry(FIT, FITConfig),
+    "lr": Entry(LR, LRConfig),
+    "fm": Entry(FM, FMConfig),
     "wide_deep": Entry(WideDeep, WideDeepConfig),
+    "deepfm": Entry(DeepFM, DeepFMConfig),
+    "dcn": Entry(DCN, DCNConfig),
+    "dcn_v2": Entry(DCNv2, DCNv2Config),
+    "autoint": Entry(AutoInt, AutoIntConfig),
+    "edcn": Entry(EDCN, EDCNConfig),
 }
 
 
