@@ -1,12 +1,20 @@
-"""What single towers see: the fields of both sides, joined; against loops over the raw features."""
+"""What single towers, LR and FM see: the fields of both sides, joined; against loops over the raw features."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prerank.batch import Batch, Features, Ragged
-from prerank.models.base import ModelConfig
+from prerank.layers.embedding import FieldEmbeddings
+from prerank.layers.linear import LinearTerm
+from prerank.models.base import ModelConfig, PreRankingModel
+from prerank.models.rankers.fm import FM, FMConfig
+from prerank.models.rankers.lr import LR, LRConfig
 from prerank.models.single_tower import SingleTower
 from prerank.schema import Inputs
 
@@ -62,7 +70,7 @@ def mean(rows: list[Tensor]) -> Tensor:
     return torch.stack(rows).mean(0) if rows else torch.zeros(2)
 
 
-def expected_fields(model: Weighted, request: int, candidate: int) -> list[Tensor]:
+def expected_fields(model: Any, request: int, candidate: int) -> list[Tensor]:
     user_id, city = model.user_fields.tables
     item_id, tags = model.item_fields.tables
     past = HISTORIES[request]
@@ -103,15 +111,54 @@ def test_a_wide_model_adds_a_weight_of_each_value() -> None:
     for table in [*model.user_fields.tables, *model.item_fields.tables]:
         table.zero_()
     model.linear.bias.fill_(0.5)
-    (users, cities), (ids, tags) = model.linear.user_weights.tables, model.linear.item_weights.tables
-    past_tags, past_ids = model.linear.past_weights.tables
+    for request, candidate, logit in scored(model):
+        torch.testing.assert_close(logit, expected_linear(model.linear, request, candidate))
 
-    def average(table: Tensor, values: list[int]) -> float:
-        return sum(float(table[value]) for value in values) / max(1, len(values))
 
+def test_fm_taken_apart_is_the_sum_over_all_pairs_of_fields() -> None:
+    torch.manual_seed(0)
+    model = FM(INPUTS, FMConfig(embedding=2, embedding_std=1.0)).requires_grad_(False)
+    model.linear.bias.fill_(0.5)
+    for request, candidate, logit in scored(model):
+        fields = expected_fields(model, request, candidate)
+        assert len(fields) == 6
+        products = torch.stack([one @ other for one, other in combinations(fields, 2)]).sum()
+        torch.testing.assert_close(logit, expected_linear(model.linear, request, candidate) + products)
+
+
+def test_lr_is_a_sum_of_weights() -> None:
+    torch.manual_seed(0)
+    model = LR(INPUTS, LRConfig(embedding_std=1.0)).requires_grad_(False)
+    model.bias.fill_(0.5)
+    tables = (model.user_fields, model.item_fields, model.past_fields)
+    for request, candidate, logit in scored(model):
+        torch.testing.assert_close(logit, torch.tensor(0.5) + expected_weights(*tables, request, candidate))
+
+
+def scored(model: PreRankingModel) -> Iterator[tuple[int, int, Tensor]]:
+    """Each request and candidate with the model's logit."""
+    logits = model(batch())
     for request, row in enumerate(CANDIDATES):
         for place, candidate in enumerate(row):
-            past = [average(past_tags, TAGS[i]) + float(past_ids[IDS[i]]) for i in HISTORIES[request]]
-            expected = 0.5 + float(users[USER_IDS[request]]) + float(cities[CITIES[request]])
-            expected += sum(past) / max(1, len(past)) + float(ids[IDS[candidate]]) + average(tags, TAGS[candidate])
-            torch.testing.assert_close(model(batch())[request, place], torch.tensor(expected))
+            yield request, candidate, logits[request, place]
+
+
+def expected_linear(linear: LinearTerm, request: int, candidate: int) -> Tensor:
+    tables = (linear.user_weights, linear.item_weights, linear.past_weights)
+    return linear.bias[0] + expected_weights(*tables, request, candidate)
+
+
+def expected_weights(
+    user: FieldEmbeddings, item: FieldEmbeddings, past: FieldEmbeddings, request: int, candidate: int
+) -> Tensor:
+    (users, cities), (ids, tags), (past_tags, past_ids) = user.tables, item.tables, past.tables
+    weights = [average(past_tags, TAGS[row]) + past_ids[IDS[row]] for row in HISTORIES[request]]
+    of_user = users[USER_IDS[request]] + cities[CITIES[request]]
+    of_item = ids[IDS[candidate]] + average(tags, TAGS[candidate])
+    of_past = sum(weights, torch.zeros(1)) / max(1, len(weights))
+    expected: Tensor = (of_user + of_past + of_item)[0]
+    return expected
+
+
+def average(table: Tensor, values: list[int]) -> Tensor:
+    return sum((table[value] for value in values), torch.zeros(1)) / max(1, len(values))
