@@ -50,6 +50,27 @@ def test_what_is_written_can_be_read_again() -> None:
             "item.1.kind: input should be 'categorical', 'multi'",
         ),
         ({"user": [{"name": "age", "kind": "numeric", "buckets": 1}]}, "user.0.buckets: input should be greater than"),
+        (
+            {"item": ["film", {"name": "price", "kind": "numeric", "numeric": "log"}]},
+            "item.1.numeric: input should be 'buckets', 'scale' or 'autodis' (got 'log')",
+        ),
+        ({"item": ["film", {"name": "price", "numeric": "scale"}]}, "field 'price': numeric is read with kind numeric"),
+        (
+            {"item": ["film", {"name": "price", "kind": "numeric", "numeric": "scale", "buckets": 5}]},
+            "field 'price': buckets is read with numeric buckets or autodis only",
+        ),
+        (
+            {"item": ["film", {"name": "price", "kind": "numeric", "temperature": 1}]},
+            "field 'price': temperature is read with numeric autodis only",
+        ),
+        (
+            {"item": ["film", {"name": "price", "kind": "numeric", "numeric": "autodis", "temperature": 0}]},
+            "item.1.temperature: input should be greater than 0 (got 0)",
+        ),
+        (
+            {"item": ["film", {"name": "price", "kind": "numeric", "min_count": 3}]},
+            "field 'price': min_count is read with kind categorical or multi only",
+        ),
         ({"user": "user"}, "user: input should be a valid tuple (got 'user')"),
         ({"user": []}, "user and item need at least one field each"),
         ({"item": []}, "user and item need at least one field each"),

@@ -66,8 +66,8 @@ class Features:
     """R encoded rows of one table.
 
     Attributes:
-        columns: field name to (R,) int64 ids, or to R ragged lists of ids for a multi-valued field. Id 0 is the
-            out-of-vocabulary row.
+        columns: field name to (R,) int64 ids, to R ragged lists of ids for a multi-valued field, or to (R,) float32
+            numbers. Id 0 and NaN stand for an unknown or missing value.
         rows: R.
     """
 

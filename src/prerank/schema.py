@@ -12,19 +12,38 @@ from pydantic import field_validator, model_validator
 from prerank.config import Strict
 
 Kind = Literal["categorical", "multi", "numeric"]
+Form = Literal["buckets", "scale", "autodis"]
 
 
 class Field(Strict):
-    """One column that a tower reads.
+    """One column that a model reads.
 
     ``categorical``: one value a row. ``multi``: a list of values a row (genres), their embeddings averaged.
-    ``numeric``: a number, replaced by the quantile bucket that it falls into, which is then embedded.
+    ``numeric``: a number, embedded in one of three forms. ``buckets``: the quantile bucket that it falls into has an
+    embedding. ``scale``: the standardised number times one learned vector. ``autodis``: a mixture of a few
+    embeddings whose weights a small network computes from the number (KDD 2021).
     """
 
     name: str
     kind: Kind = "categorical"
-    buckets: int = Default(default=20, ge=2, description="numeric only: number of quantile buckets")
+    numeric: Form = Default(default="buckets", description="numeric only: how the number is embedded")
+    buckets: int = Default(default=20, ge=2, description="numeric only: quantile buckets, or embeddings of autodis")
+    temperature: float = Default(default=0.1, gt=0, description="autodis only: the lower, the fewer embeddings mix")
     min_count: int = Default(default=1, ge=1, description="rarer values share the out-of-vocabulary row")
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        number = self.kind == "numeric"
+        read_by = {
+            "numeric": (number, "kind numeric"),
+            "buckets": (number and self.numeric != "scale", "numeric buckets or autodis"),
+            "temperature": (number and self.numeric == "autodis", "numeric autodis"),
+            "min_count": (not number, "kind categorical or multi"),
+        }
+        for key, (is_read, where) in read_by.items():
+            if not is_read and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"field {self.name!r}: {key} is read with {where} only")
+        return self
 
 
 class Schema(Strict):
@@ -81,19 +100,36 @@ class Schema(Strict):
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """What an encoded column holds: numbers that multiply a vector, NaN where missing."""
+
+
+@dataclass(frozen=True)
+class AutoDis:
+    """What an encoded column holds: numbers from -1 to 1 that choose among ``embeddings``, NaN where missing."""
+
+    embeddings: int
+    temperature: float
+
+
+Values = int | Scaled | AutoDis
+"""What an encoded column holds; an integer is the number of ids, the out-of-vocabulary row included."""
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What the encoded data looks like to a model.
 
     Attributes:
-        user: user and context field names with their number of ids (the out-of-vocabulary row included).
+        user: user and context field names with what their columns hold.
         item: the same for item fields.
         history: the item fields that a past item is seen through.
         user_id, item_id: the names of the ids, which need not be among the fields.
         history_length: behaviours that a history holds at most.
     """
 
-    user: Mapping[str, int]
-    item: Mapping[str, int]
+    user: Mapping[str, Values]
+    item: Mapping[str, Values]
     history: tuple[str, ...]
     user_id: str
     item_id: str

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from prerank.data.vocabulary import Buckets, Vocabulary, text, texts
+from prerank.data.vocabulary import Vocabulary, text, texts
 from prerank.errors import DataError
 
 
@@ -87,24 +87,3 @@ def test_fractional_numbers_are_no_category(column: pl.Series) -> None:
 )
 def test_values_as_text(value: Any, expected: str | None) -> None:
     assert text(value) == expected
-
-
-def test_buckets_by_hand() -> None:
-    buckets = Buckets.fit(pl.Series([0.0, 10.0, 20.0, 30.0, 40.0, 1000.0]), counts(1, 1, 1, 1, 1, 0), 4)
-    assert buckets.edges.tolist() == [10.0, 20.0, 30.0]
-    assert buckets.size == 5
-    values = np.array([-np.inf, 9.9, 10.0, 19.9, 20.0, 30.0, np.inf, np.nan])
-    assert buckets.ids(values).tolist() == [1, 1, 2, 2, 3, 4, 4, 0]
-
-
-def test_equal_quantiles_are_one_edge() -> None:
-    buckets = Buckets.fit(pl.Series([5.0] * 99 + [6.0]), np.ones(100, dtype=np.int64), 20)
-    assert buckets.edges.tolist() == [5.0]
-    assert buckets.ids(np.array([4.0, 5.0, 6.0])).tolist() == [1, 2, 2]
-
-
-def test_buckets_of_nothing() -> None:
-    for values in (pl.Series([float("nan"), float("inf")]), pl.Series([], dtype=pl.Float64)):
-        buckets = Buckets.fit(values, np.ones(len(values), dtype=np.int64), 4)
-        assert buckets.size == 2
-        assert buckets.ids(np.array([3.0, np.nan])).tolist() == [1, 0]

@@ -36,7 +36,13 @@ def films(history_of: str) -> RawLog:
     ids = 100 + 7 * rng.permutation(ITEMS)
     genres = [list(rng.choice(["drama", "comedy", "war"], size=rng.integers(3), replace=False)) for _ in ids]
     items = pl.DataFrame(
-        {"film": ids, "genres": genres, "year": rng.normal(1990, 9, ITEMS), "name": [f"film {n}" for n in ids]},
+        {
+            "film": ids,
+            "genres": genres,
+            "year": [None, *rng.normal(1990, 9, ITEMS - 1)],
+            "length": rng.normal(100, 9, ITEMS),
+            "name": [f"film {n}" for n in ids],
+        },
         schema_overrides={"genres": pl.List(pl.String)},
     )
     events = {
@@ -51,16 +57,21 @@ def films(history_of: str) -> RawLog:
         {
             "user_id": "user",
             "item_id": "film",
-            "user": ["user", {"name": "age", "kind": "numeric", "buckets": 5}, "sex"],
-            "item": ["film", {"name": "genres", "kind": "multi"}, {"name": "year", "kind": "numeric", "buckets": 4}],
+            "user": ["user", {"name": "age", "kind": "numeric", "numeric": "scale"}, "sex"],
+            "item": [
+                "film",
+                {"name": "genres", "kind": "multi"},
+                {"name": "year", "kind": "numeric", "numeric": "autodis", "buckets": 4},
+                {"name": "length", "kind": "numeric", "buckets": 4},
+            ],
             "context": ["hour"],
-            "history": ["film", "genres"],
+            "history": ["film", "genres", "year"],
             "history_of": history_of,
             "title": "name",
         }
     )
     table = pl.DataFrame(events)
-    seen = table.select("user", "time", film="item").join(items.select("film", "genres"), on="film")
+    seen = table.select("user", "time", film="item").join(items.select("film", "genres", "year"), on="film")
     return RawLog("films", schema, users, items, table, seen if history_of == "records" else None)
 
 

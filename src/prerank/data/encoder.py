@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from prerank.batch import Features, Ragged
 from prerank.data.log import Dataset
-from prerank.data.vocabulary import UNKNOWN, Buckets, Vocabulary, text, texts
+from prerank.data.numbers import Buckets, Numbers, fit_numbers, restore_numbers
+from prerank.data.vocabulary import UNKNOWN, Vocabulary, text, texts
 from prerank.errors import ArtefactError, DataError, RequestError
-from prerank.schema import Field, Inputs, Schema
+from prerank.schema import AutoDis, Field, Inputs, Scaled, Schema, Values
 
 Side = Literal["user", "context", "item", "history"]
-Coder = Vocabulary | Buckets
+Coder = Vocabulary | Numbers
 CHUNK = 1_000_000  # values that are Python objects at one time
 
 
@@ -41,7 +42,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, dataset: Dataset) -> Encoder:
-        """Learn vocabularies and bucket edges from the training part only."""
+        """Learn vocabularies, bucket edges and scales from the training part only."""
         train = dataset.parts["train"]
         visited = np.bincount(train.users, minlength=dataset.users.height)
         offered = np.bincount(train.items.ravel(), minlength=dataset.items.height)
@@ -64,11 +65,10 @@ class Encoder:
     @property
     def inputs(self) -> Inputs:
         """What a model has to know of the data."""
-        fields = self.schema.user + self.schema.context
-        sides = ["user"] * len(self.schema.user) + ["context"] * len(self.schema.context)
+        user = {f.name: self._values("user", f) for f in self.schema.user}
         return Inputs(
-            user={f.name: self.coders[f"{side}.{f.name}"].size for side, f in zip(sides, fields, strict=True)},
-            item={f.name: self.coders[f"item.{f.name}"].size for f in self.schema.item},
+            user={**user, **{f.name: self._values("context", f) for f in self.schema.context}},
+            item={f.name: self._values("item", f) for f in self.schema.item},
             history=self.schema.history,
             user_id=self.schema.user_id,
             item_id=self.schema.item_id,
@@ -111,37 +111,46 @@ class Encoder:
         return Features(columns, len(rows))
 
     def state(self) -> tuple[pl.DataFrame, dict[str, list[float]]]:
-        """The vocabularies as a table (field, value) in id order, and the bucket edges by field."""
+        """The vocabularies as a table (field, value) in id order, and the fitted numbers of numeric fields."""
         vocabularies = {name: coder for name, coder in self.coders.items() if isinstance(coder, Vocabulary)}
         values = [(name, value) for name, vocabulary in vocabularies.items() for value in vocabulary.values]
         table = pl.DataFrame(values, schema={"field": pl.String, "value": pl.String}, orient="row")
-        edges = {name: coder.edges.tolist() for name, coder in self.coders.items() if isinstance(coder, Buckets)}
-        return table, edges
+        numbers = {name: coder.state for name, coder in self.coders.items() if not isinstance(coder, Vocabulary)}
+        return table, numbers
 
     @classmethod
-    def restore(cls, schema: Schema, history: int, table: pl.DataFrame, edges: Mapping[str, list[float]]) -> Encoder:
+    def restore(cls, schema: Schema, history: int, table: pl.DataFrame, numbers: Mapping[str, list[float]]) -> Encoder:
         """The encoder whose ``state`` was saved.
 
         Raises:
-            ArtefactError: a numeric field has no bucket edges.
+            ArtefactError: a numeric field has no fitted numbers.
         """
         values = {str(key[0]): group["value"].to_list() for key, group in table.group_by("field", maintain_order=True)}
         coders: dict[str, Coder] = {}
         for side, fields in (("user", schema.user), ("context", schema.context), ("item", schema.item)):
             for field in fields:
                 name = f"{side}.{field.name}"
-                if field.kind == "numeric" and name not in edges:
-                    raise ArtefactError(f"encoder: field {name} has no bucket edges")
-                coders[name] = Buckets(edges[name]) if field.kind == "numeric" else Vocabulary(values.get(name, []))
+                if field.kind != "numeric":
+                    coders[name] = Vocabulary(values.get(name, []))
+                elif name in numbers:
+                    coders[name] = restore_numbers(field, numbers[name])
+                else:
+                    raise ArtefactError(f"encoder: numeric field {name} has no fitted numbers")
         return cls(schema, history, coders)
 
     def _coder(self, side: Side, field: Field) -> Coder:
         return self.coders[f"{'item' if side == 'history' else side}.{field.name}"]
 
+    def _values(self, side: Side, field: Field) -> Values:
+        coder = self._coder(side, field)
+        if isinstance(coder, Vocabulary | Buckets):
+            return coder.size
+        return Scaled() if field.numeric == "scale" else AutoDis(field.buckets, field.temperature)
+
     def _encode_column(self, side: Side, field: Field, column: pl.Series) -> torch.Tensor | Ragged:
         coder = self._coder(side, field)
-        if isinstance(coder, Buckets):
-            return torch.from_numpy(coder.ids(_numbers(column)))
+        if not isinstance(coder, Vocabulary):
+            return torch.from_numpy(coder.encode(_numbers(column)))
         if field.kind == "multi":
             lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
             flat = texts(column.filter(lengths > 0)).explode(empty_as_null=True)
@@ -150,8 +159,9 @@ class Encoder:
 
     def _encode_list(self, side: Side, field: Field, values: Sequence[Any]) -> torch.Tensor | Ragged:
         coder, place = self._coder(side, field), f"{side}.{field.name}"
-        if isinstance(coder, Buckets):
-            return torch.from_numpy(coder.ids(np.array([_number(value, place) for value in values], dtype=np.float64)))
+        if not isinstance(coder, Vocabulary):
+            numbers = np.array([_number(value, place) for value in values], dtype=np.float64)
+            return torch.from_numpy(coder.encode(numbers))
         if field.kind == "multi":
             lists = [_list(value, place) for value in values]
             flat = [text(_single(value, place)) for row in lists for value in row]
@@ -167,10 +177,11 @@ def unknown_share(features: Features, counts: NDArray[np.int64]) -> dict[str, fl
     shares = {}
     for name, column in features.columns.items():
         if isinstance(column, Ragged):
-            ids, weights = column.values.numpy(), counts[column.owners.numpy()]
+            values, weights = column.values, counts[column.owners.numpy()]
         else:
-            ids, weights = column.numpy(), counts
-        shares[name] = float(weights[ids == UNKNOWN].sum() / max(1, weights.sum()))
+            values, weights = column, counts
+        unknown = values.isnan() if values.is_floating_point() else values == UNKNOWN
+        shares[name] = float(weights[unknown.numpy()].sum() / max(1, weights.sum()))
     return shares
 
 
@@ -186,7 +197,7 @@ def _visible_behaviours(dataset: Dataset) -> NDArray[np.int64]:
 def _fit(field: Field, seen: Sequence[tuple[pl.Series, NDArray[np.int64]]]) -> Coder:
     if field.kind == "numeric":
         numbers = np.concatenate([_numbers(values) for values, _ in seen])
-        return Buckets.fit(pl.Series(numbers), np.concatenate([counts for _, counts in seen]), field.buckets)
+        return fit_numbers(field, pl.Series(numbers), np.concatenate([counts for _, counts in seen]))
     values = pl.concat([texts(values).rename("value") for values, _ in seen])
     return Vocabulary.fit(values, np.concatenate([counts for _, counts in seen]), field.min_count)
 
@@ -223,7 +234,10 @@ def _number(value: Any, place: str) -> float:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise RequestError(f"{place}: expected a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise RequestError(f"{place}: the number is too large") from None
 
 
 def _list(value: Any, place: str) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""How one field's raw values become ids: a vocabulary of values, or quantile buckets of a number."""
+"""How one field's raw values become ids: a vocabulary of values in one text form."""
 
 from __future__ import annotations
 
@@ -51,31 +51,6 @@ class Vocabulary:
         """(count,) ids of texts; unknown and missing ones are 0."""
         get = self._ids.get
         return np.fromiter((get(value, UNKNOWN) if value is not None else UNKNOWN for value in values), np.int64, count)
-
-
-class Buckets:
-    """Quantile buckets of a number: id 1 below the first edge, and so on; missing and NaN are id 0."""
-
-    def __init__(self, edges: Sequence[float]) -> None:
-        self.edges = np.asarray(edges, dtype=np.float64)
-
-    @classmethod
-    def fit(cls, values: pl.Series, counts: NDArray[np.int64], buckets: int) -> Buckets:
-        """Edges at the quantiles of the rows that occur in the training part."""
-        numbers = values.to_numpy()[counts > 0].astype(np.float64)
-        numbers = numbers[np.isfinite(numbers)]
-        if not len(numbers):
-            return cls([])
-        return cls(np.unique(np.quantile(numbers, np.linspace(0, 1, buckets + 1)[1:-1])).tolist())
-
-    @property
-    def size(self) -> int:
-        """Number of ids: the buckets and the row for missing values."""
-        return len(self.edges) + 2
-
-    def ids(self, values: NDArray[np.float64]) -> Ints:
-        """(n,) the bucket of each number."""
-        return np.where(np.isnan(values), UNKNOWN, np.searchsorted(self.edges, values, side="right") + 1)
 
 
 def texts(values: pl.Series) -> pl.Series:

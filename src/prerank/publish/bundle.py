@@ -75,12 +75,12 @@ def write_bundle(bundle: Bundle, directory: Path) -> None:
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise ArtefactError(f"{directory / WEIGHTS}: weight {name} is not finite; a diverged model is not saved")
-    vocabularies, buckets = bundle.encoder.state()
+    vocabularies, numbers = bundle.encoder.state()
     config = {"model": bundle.config.model_dump(mode="json"), "history": bundle.encoder.history}
     _write_json(directory / "schema.json", bundle.encoder.schema.model_dump(mode="json"))
     _write_json(directory / "config.json", config)
     vocabularies.write_ipc(directory / "vocabularies.arrow")
-    _write_json(directory / "buckets.json", buckets)
+    _write_json(directory / "buckets.json", numbers)
     save_file(weights, directory / WEIGHTS)
     _write_json(directory / "report.json", bundle.report)
 
