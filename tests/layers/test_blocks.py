@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from prerank.batch import Ragged
 from prerank.layers import blocks
-from prerank.layers.blocks import add_column_sums, request_blocks, row_blocks
+from prerank.layers.blocks import add_column_sums, in_parallel, request_blocks, row_blocks
 
 
 def ragged(lengths: list[int]) -> Ragged:
@@ -27,6 +30,56 @@ def test_row_blocks_are_the_tensor_in_order(rows: int, numbers: int) -> None:
     assert torch.equal(torch.cat([part for part, _ in parts]), x)
     assert torch.equal(torch.cat([part for _, part in parts]), y)
     assert all(len(part) <= max(1, numbers // 3) for part, _ in parts)
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """PyTorch may use three threads, whatever the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+def doubled(x: Tensor, inference: bool = False) -> tuple[Tensor, Tensor]:
+    """Twice x, and the sums of its columns, in blocks."""
+    with torch.inference_mode(inference):
+        out = torch.empty_like(x)
+
+        def work(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+            assert torch.is_inference_mode_enabled() == inference
+            total = x.new_zeros(x.shape[1])
+            for rows, result in parts:
+                torch.mul(rows, 2, out=result)
+                total += rows.sum(0)
+            return (total,)
+
+        (total,) = in_parallel(row_blocks(x.detach(), out), work)
+    return out, total
+
+
+@pytest.mark.parametrize("numbers", [4, 40, 10**6])
+@pytest.mark.parametrize("inference", [False, True])
+def test_threads_share_the_blocks(threads: int, numbers: int, inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block once, sums complete and the same bit for bit each time; the caller's threads stay as they were."""
+    monkeypatch.setattr(blocks, "NUMBERS", numbers)
+    x = torch.randn(57, 4, requires_grad=True)
+    out, total = doubled(x, inference)
+    assert torch.equal(out, 2 * x)
+    torch.testing.assert_close(total, x.detach().sum(0))
+    assert all(torch.equal(doubled(x, inference)[1], total) for _ in range(20))
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("threads")
+def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "NUMBERS", 8)
+
+    def fail(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        raise MemoryError(str(len(parts)))
+
+    with pytest.raises(MemoryError):
+        in_parallel(row_blocks(torch.ones(9, 8)), fail)
 
 
 def test_column_sums_add_to_a_total() -> None:

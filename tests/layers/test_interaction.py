@@ -125,6 +125,28 @@ def test_gradients_equal_finite_differences(
     assert torch.autograd.gradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing_but_rounding(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values, gradients and statistics of many blocks on several threads against one block."""
+    past, q = history([6, 0, 3, 5, 1, 4]), queries(6, 2)
+
+    def results() -> list[Tensor]:
+        made, table, own = unit(positions=4).train(), past.table.clone().requires_grad_(), q.clone().requires_grad_()
+        out = made(own, History(table, past.steps))
+        gradients = torch.autograd.grad(out.square().sum(), [table, own, *made.parameters()])
+        return [out, *gradients, *made.buffers()]
+
+    expected = results()
+    monkeypatch.setattr(blocks, "NUMBERS", 20)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for one, two in zip(results(), expected, strict=True):
+            torch.testing.assert_close(one, two)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_float32_is_as_exact_as_the_direct_formula() -> None:
     """Against the direct network in float32: the split and the blocks add no error of note."""
     made, past, q = unit((64, 16)), history([40, 0, 50, 7]), queries(4, 2)

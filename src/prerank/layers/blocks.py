@@ -1,14 +1,20 @@
 """Working through tall tensors in blocks that stay in the cache of a CPU core.
 
 The attention to histories works on millions of rows of a few dozen numbers, where an elementwise pass over
-everything waits for memory. A chain of passes over one block after the other does not. On other devices, where each
-operation costs a launch, everything is one block.
+everything waits for memory. A chain of passes over one block after the other does not. Each core works on blocks of
+its own: sharing every one of so many small operations would cost more than the operations, and the narrow products
+cannot be shared at all. On other devices, where each operation costs a launch, everything is one block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from threading import Barrier
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,16 +22,59 @@ from torch.nn import functional as F
 
 from prerank.batch import Ragged
 
-NUMBERS = 1 << 17
-"""Numbers of one tensor in a block: half a megabyte of float32, shared among the cores."""
+Block = TypeVar("Block")
+
+NUMBERS = 1 << 18
+"""Numbers of one tensor in a block: a megabyte of float32."""
 
 
-def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def row_blocks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """The same runs of rows of (R, ...) tensors, of which the first one sets the size."""
     if not _in_blocks(tensors[0].device):
-        return iter([tensors])
+        return [tensors]
     rows = max(NUMBERS // tensors[0].shape[1], 1)
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    return list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
+
+
+def in_parallel(blocks: Sequence[Block], work: Callable[[Sequence[Block]], tuple[Tensor, ...]]) -> list[Tensor]:
+    """Work through blocks on as many threads as PyTorch may use, and add up what the threads return.
+
+    Args:
+        blocks: every thread gets some that follow each other, always the same ones, so that sums are reproducible.
+        work: fills in what belongs to its blocks and returns sums over them.
+
+    Returns:
+        The sums of what ``work`` returned.
+    """
+    threads = min(torch.get_num_threads(), len(blocks))
+    if threads < 2:
+        return list(work(blocks))
+    inference = torch.is_inference_mode_enabled()
+
+    def share(number: int) -> tuple[Tensor, ...]:
+        with torch.inference_mode(inference), torch.no_grad():  # modes belong to a thread
+            return work(blocks[number * len(blocks) // threads : (number + 1) * len(blocks) // threads])
+
+    results = list(_pool(os.getpid(), torch.get_num_threads()).map(share, range(threads)))
+    return [torch.stack(parts).sum(0) for parts in zip(*results, strict=True)]
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads whose operations use one core each; a forked process needs its own."""
+    del process
+    started = Barrier(threads + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, "prerank-blocks", start)
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(threads)  # it is also the default of threads to come
+    return pool
 
 
 def add_column_sums(x: Tensor, total: Tensor) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prerank.layers.blocks import add_column_sums, row_blocks
+from prerank.layers.blocks import add_column_sums, in_parallel, row_blocks
 
 
 class DiceLinear(nn.Module):
@@ -48,12 +49,18 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
     The squares are those of distances from the mean of the first block, so a large mean costs no precision.
     """
-    shift = next(row_blocks(x))[0].mean(0)
-    total, squares = x.new_zeros(2, x.shape[1])
-    for (rows,) in row_blocks(x):
-        distance = rows - shift
-        add_column_sums(distance, total)
-        add_column_sums(distance.square_(), squares)
+    blocks = row_blocks(x)
+    shift = blocks[0][0].mean(0)
+
+    def add_up(blocks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        total, squares = x.new_zeros(2, x.shape[1])
+        for (rows,) in blocks:
+            distance = rows - shift
+            add_column_sums(distance, total)
+            add_column_sums(distance.square_(), squares)
+        return total, squares
+
+    total, squares = in_parallel(blocks, add_up)
     mean = total / len(x)
     return shift + mean, squares / len(x) - mean.square()
 
@@ -72,10 +79,15 @@ class _DiceLinear(torch.autograd.Function):
         ctx.of_batch = of_batch
         out = x.new_empty(x.shape[0], weight.shape[0])
         shift, rest = -mean * rstd, 1 - alpha
-        for rows, result in row_blocks(x, out):
-            gate = torch.addcmul(shift, rows, rstd).sigmoid_()
-            y = torch.addcmul(alpha, gate, rest, out=gate).mul_(rows)
-            torch.addmm(bias, y, weight.T, out=result)
+
+        def fill(blocks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+            for rows, result in blocks:
+                gate = torch.addcmul(shift, rows, rstd).sigmoid_()
+                y = torch.addcmul(alpha, gate, rest, out=gate).mul_(rows)
+                torch.addmm(bias, y, weight.T, out=result)
+            return ()
+
+        in_parallel(row_blocks(x, out), fill)
         return out
 
     @staticmethod
@@ -86,26 +98,37 @@ class _DiceLinear(torch.autograd.Function):
         dz stands for the gradient of z without its factor 1 - alpha.
         """
         x, alpha, weight, mean, rstd = ctx.saved_tensors
-        d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-        d_alpha, sum_dz, sum_dz_z = x.new_zeros(3, x.shape[1])
+        d_x = torch.empty_like(x)
         shift, rest, factor = -mean * rstd, 1 - alpha, (1 - alpha) * rstd
-        for rows, result, d_out in row_blocks(x, d_x, grad):
-            z = torch.addcmul(shift, rows, rstd)
-            gate = z.sigmoid()
-            slope = torch.addcmul(alpha, gate, rest)
-            y = slope * rows
-            d_weight.addmm_(d_out.T, y)
-            d_y = torch.mm(d_out, weight, out=result)
-            dz = torch.mul(d_y, rows, out=y)
-            dz.addcmul_(dz, gate, value=-1)
-            add_column_sums(dz, d_alpha)
-            dz.mul_(gate)
-            add_column_sums(dz, sum_dz)
-            add_column_sums(z.mul_(dz), sum_dz_z)
-            d_y.mul_(slope).addcmul_(dz, factor)
+
+        def differentiate(blocks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+            d_weight = torch.zeros_like(weight)
+            d_alpha, sum_dz, sum_dz_z = x.new_zeros(3, x.shape[1])
+            for rows, result, d_out in blocks:
+                z = torch.addcmul(shift, rows, rstd)
+                gate = z.sigmoid()
+                slope = torch.addcmul(alpha, gate, rest)
+                y = slope * rows
+                d_weight.addmm_(d_out.T, y)
+                d_y = torch.mm(d_out, weight, out=result)
+                dz = torch.mul(d_y, rows, out=y)
+                dz.addcmul_(dz, gate, value=-1)
+                add_column_sums(dz, d_alpha)
+                dz.mul_(gate)
+                add_column_sums(dz, sum_dz)
+                add_column_sums(z.mul_(dz), sum_dz_z)
+                d_y.mul_(slope).addcmul_(dz, factor)
+            return d_weight, d_alpha, sum_dz, sum_dz_z
+
+        d_weight, d_alpha, sum_dz, sum_dz_z = in_parallel(row_blocks(x, d_x, grad), differentiate)
         if ctx.of_batch:  # less what mean and variance take: factor * (mean(dz) + z * mean(dz * z))
             tilt = factor * rstd * sum_dz_z / len(x)
             level = factor * sum_dz / len(x) - mean * tilt
-            for rows, result in row_blocks(x, d_x):
-                result.sub_(torch.addcmul(level, rows, tilt))
+
+            def correct(blocks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+                for rows, result in blocks:
+                    result.sub_(torch.addcmul(level, rows, tilt))
+                return ()
+
+            in_parallel(row_blocks(x, d_x), correct)
         return d_x, d_alpha, d_weight, grad.sum(0), None, None, None

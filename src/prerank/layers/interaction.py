@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from prerank.batch import History
-from prerank.layers.blocks import RequestBlock, add_column_sums, request_blocks
+from prerank.layers.blocks import RequestBlock, add_column_sums, in_parallel, request_blocks
 from prerank.layers.dice import DiceLinear
 from prerank.layers.embedding import take_rows
 from prerank.layers.pooling import weighted_sum
@@ -88,13 +88,18 @@ class _FirstLayer(torch.autograd.Function):
         ctx.blocks = blocks
         count, _, hidden = of_queries.shape
         out = past.new_empty(past.shape[0] * count, hidden)
-        for block in blocks:
-            e = past[block.steps]
-            x = block.spread(of_queries, out=out[block.rows])
-            x.view(count, -1, hidden).add_(of_steps[block.steps])
-            pairs = block.spread(queries)
-            pairs.view(count, *e.shape).mul_(e)
-            torch.addmm(x, pairs, of_product.T, out=x)
+
+        def fill(blocks: Sequence[RequestBlock]) -> tuple[Tensor, ...]:
+            for block in blocks:
+                e = past[block.steps]
+                x = block.spread(of_queries, out=out[block.rows])
+                x.view(count, -1, hidden).add_(of_steps[block.steps])
+                pairs = block.spread(queries)
+                pairs.view(count, *e.shape).mul_(e)
+                torch.addmm(x, pairs, of_product.T, out=x)
+            return ()
+
+        in_parallel(blocks, fill)
         return out
 
     @staticmethod
@@ -104,15 +109,20 @@ class _FirstLayer(torch.autograd.Function):
         grad, count, hidden = grad.contiguous(), len(queries), grad.shape[1]
         d_past, d_queries = past.new_zeros(past.shape), torch.empty_like(queries)
         d_of_queries, d_of_steps = queries.new_empty(*queries.shape[:2], hidden), past.new_zeros(len(past), hidden)
-        d_of_product = torch.zeros_like(of_product)
-        for block in ctx.blocks:
-            e, d_e, d_x = past[block.steps], d_past[block.steps], grad[block.rows]
-            d_of_queries[:, block.requests] = block.sums(d_x, count)
-            add_column_sums(d_x.view(count, -1), d_of_steps[block.steps].view(-1))
-            q = block.spread(queries).view(count, *e.shape)
-            pairs = q * e
-            d_of_product.addmm_(d_x.T, pairs.flatten(0, 1))
-            d_pairs = torch.mm(d_x, of_product, out=pairs.flatten(0, 1)).view_as(q)
-            add_column_sums(q.mul_(d_pairs).view(count, -1), d_e.view(-1))
-            d_queries[:, block.requests] = block.sums(d_pairs.mul_(e).flatten(0, 1), count)
+
+        def differentiate(blocks: Sequence[RequestBlock]) -> tuple[Tensor, ...]:
+            d_of_product = torch.zeros_like(of_product)
+            for block in blocks:
+                e, d_e, d_x = past[block.steps], d_past[block.steps], grad[block.rows]
+                d_of_queries[:, block.requests] = block.sums(d_x, count)
+                add_column_sums(d_x.view(count, -1), d_of_steps[block.steps].view(-1))
+                q = block.spread(queries).view(count, *e.shape)
+                pairs = q * e
+                d_of_product.addmm_(d_x.T, pairs.flatten(0, 1))
+                d_pairs = torch.mm(d_x, of_product, out=pairs.flatten(0, 1)).view_as(q)
+                add_column_sums(q.mul_(d_pairs).view(count, -1), d_e.view(-1))
+                d_queries[:, block.requests] = block.sums(d_pairs.mul_(e).flatten(0, 1), count)
+            return (d_of_product,)
+
+        (d_of_product,) = in_parallel(ctx.blocks, differentiate)
         return d_past, d_queries, d_of_queries, d_of_steps, d_of_product, None

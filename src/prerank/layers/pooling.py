@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from prerank.batch import History, Ragged
-from prerank.layers.blocks import RequestBlock, add_column_sums
+from prerank.layers.blocks import RequestBlock, add_column_sums, in_parallel
 
 
 def mean_pool(history: History) -> Tensor:
@@ -65,14 +65,19 @@ class _WeightedSum(torch.autograd.Function):
         ctx.save_for_backward(past, weights)
         ctx.blocks = blocks
         sums = past.new_empty(count, blocks[-1].requests.stop, past.shape[1])
-        for block in blocks:
-            e, w = past[block.steps], weights[block.rows]
-            if sums.shape[1] == 1:  # serving: a plain product, however many queries there are
-                torch.mm(w.view(count, -1), e, out=sums[:, 0])
-                continue
-            every = torch.arange(e.shape[0], device=e.device).repeat(count)
-            summed = F.embedding_bag(every, e, block.starts, mode="sum", per_sample_weights=w)
-            sums[:, block.requests] = summed.view(count, -1, e.shape[1])
+
+        def fill(blocks: Sequence[RequestBlock]) -> tuple[Tensor, ...]:
+            for block in blocks:
+                e, w = past[block.steps], weights[block.rows]
+                if sums.shape[1] == 1:  # serving: a plain product, however many queries there are
+                    torch.mm(w.view(count, -1), e, out=sums[:, 0])
+                    continue
+                every = torch.arange(e.shape[0], device=e.device).repeat(count)
+                summed = F.embedding_bag(every, e, block.starts, mode="sum", per_sample_weights=w)
+                sums[:, block.requests] = summed.view(count, -1, e.shape[1])
+            return ()
+
+        in_parallel(blocks, fill)
         return sums
 
     @staticmethod
@@ -81,11 +86,16 @@ class _WeightedSum(torch.autograd.Function):
         past, weights = ctx.saved_tensors
         grad, count = grad.contiguous(), len(grad)
         d_past, d_weights = past.new_zeros(past.shape), torch.empty_like(weights)
-        for block in ctx.blocks:
-            e = past[block.steps]
-            d_sums = block.spread(grad)
-            products = d_sums.view(count, *e.shape) * e
-            torch.sum(products.flatten(0, 1), 1, out=d_weights[block.rows])
-            d_sums *= weights[block.rows].unsqueeze(1)
-            add_column_sums(d_sums.view(count, -1), d_past[block.steps].view(-1))
+
+        def differentiate(blocks: Sequence[RequestBlock]) -> tuple[Tensor, ...]:
+            for block in blocks:
+                e = past[block.steps]
+                d_sums = block.spread(grad)
+                products = d_sums.view(count, *e.shape) * e
+                torch.sum(products.flatten(0, 1), 1, out=d_weights[block.rows])
+                d_sums *= weights[block.rows].unsqueeze(1)
+                add_column_sums(d_sums.view(count, -1), d_past[block.steps].view(-1))
+            return ()
+
+        in_parallel(ctx.blocks, differentiate)
         return d_past, d_weights, None, None
