@@ -44,6 +44,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fit soft only": {**FIT, "query": "soft"},
     "fit hard only": {**FIT, "query": "hard"},
     "fit uneven heads": {**FIT, "user_heads": 3, "item_heads": 2},
+    "fit dien": {**FIT, "interaction": "dien"},
+    "fit dien code": {**FIT, "interaction": "dien", "augru": "code", "auxiliary_weight": 0.0, "scorer": "fc"},
+    "fit fm": {**FIT, "interaction": "deepfm", "deep": ()},
+    "fit deepfm": {**FIT, "interaction": "deepfm", "deep": (8, 4)},
+    "fit can": {**FIT, "interaction": "can", "co_action": (4, 3)},
 }
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from prerank.batch import Batch, Features, History
-from prerank.layers.interaction import DINUnit
+from prerank.layers.co_action import CoActionUnit
+from prerank.layers.dien import DIENUnit
+from prerank.layers.field_unit import FieldUnit
 from prerank.layers.meta_query import MetaQuery, temperature
 from prerank.layers.pooling import mean_pool
 from prerank.layers.recency import RecencyPool
 from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax, normalised
 from prerank.layers.tower import Tower
+from prerank.layers.unit import AttentionUnit, InteractionUnit
 from prerank.models.base import Choice, ModelConfig, PreRankingModel, Widths
 from prerank.schema import Inputs
 
@@ -32,14 +35,27 @@ class FITConfig(ModelConfig):
         default="decaying", description="in training: soft with decaying temperature, soft at 1, or hard"
     )
     decay_epochs: float = Field(default=1.0, gt=0)
-    attention: Widths = (64, 16)
+    interaction: Literal["din", "dien", "deepfm", "can"] = Field(
+        default="din", description="how a query meets the history (docs/interaction-units.md)"
+    )
+    attention: Widths = Field(default=(64, 16), description="din: hidden widths of the attention network")
     positions: bool = Field(
         default=False, description="a learned term for each place in the history; w/o MQM learned weights; ours"
     )
+    augru: Literal["paper", "code"] = Field(default="paper", description="dien: the form of the update gate")
+    auxiliary_weight: float = Field(default=1.0, ge=0, description="dien: weight of the next behaviour's loss")
+    deep: tuple[PositiveInt, ...] = Field(default=(64, 16), description="deepfm: widths of the deep part; none is FM")
+    co_action: Widths = Field(default=(8, 4), description="can: widths of the micro-networks")
     scorer: Literal["lss", "fc", "sum_max", "cosine"] = Field(default="lss", description="cosine is w/o LSS")
     user_heads: int = Field(default=2, ge=1)
     item_heads: int = Field(default=2, ge=1)
     head_width: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _positions_are_read(self) -> Self:
+        if self.positions and self.meta_queries and self.interaction != "din":
+            raise ValueError(f"positions: only interaction din has them, not {self.interaction}")
+        return self
 
 
 class FIT(PreRankingModel):
@@ -60,10 +76,11 @@ class FIT(PreRankingModel):
         self.index_columns = 1 if queried else 0
         if queried:
             self.queries = MetaQuery(config.meta_queries, width, config.self_attention, config.keys)
-            self.unit = DINUnit(width, config.attention, positions)
+            self.unit = _unit(config, inputs, width, positions)
         else:
             self.pool = RecencyPool(positions) if positions else mean_pool
-        self.user_tower = Tower(self.user_width + (2 if queried else 1) * width, config.tower)
+        history_width = self.unit.width + width if queried else width
+        self.user_tower = Tower(self.user_width + history_width, config.tower)
         self.item_tower = Tower(self.item_width, config.tower)
         if config.scorer != "cosine":
             self.user_heads = nn.Linear(self.user_tower.width, config.user_heads * config.head_width)
@@ -108,9 +125,10 @@ class FIT(PreRankingModel):
         if not self.index_columns:
             return super().relaxed(batch, epochs)
         keys = self.behaviour(batch.items).unflatten(0, batch.labels.shape)
-        users = self._queried(batch.user, self.history(batch), self._training_query(keys, epochs))
+        queries, profile = self._training_query(keys, epochs), self.user_fields(batch.user)
+        interest, losses = self.unit.relaxed(queries, self.history(batch), self._by_field(profile))
         items = self._item_heads(batch.items).unflatten(0, batch.labels.shape)
-        return self._join(users, items), {}
+        return self._join(self._of_query(profile, interest, queries), items), losses
 
     def diagnose(self, batch: Batch, epochs: float) -> dict[str, Tensor | Choice]:
         """The query similarity QS of training and serving queries (FIT eq. 24), and the indices in use."""
@@ -132,9 +150,18 @@ class FIT(PreRankingModel):
 
     def _queried(self, features: Features, history: History, queries: Tensor) -> Tensor:
         """(B, C, W) user representations for (B, C, D) queries (FIT eqs. 19 and 20)."""
-        profile = self.user_fields(features).unsqueeze(1).expand(-1, queries.shape[1], -1)
-        interest = self.unit(queries, history)
+        profile = self.user_fields(features)
+        interest = self.unit(queries, history, self._by_field(profile))
+        return self._of_query(profile, interest, queries)
+
+    def _of_query(self, profile: Tensor, interest: Tensor, queries: Tensor) -> Tensor:
+        profile = profile.unsqueeze(1).expand(-1, queries.shape[1], -1)
         return self._user_output(torch.cat([profile, interest, queries], dim=-1))
+
+    def _by_field(self, profile: Tensor) -> Tensor:
+        """(B, F * d) to (B, F, d)."""
+        fields: Tensor = profile.unflatten(1, (-1, self.config.embedding))
+        return fields
 
     def _plain(self, features: Features, history: History) -> Tensor:
         return self._user_output(torch.cat([self.user_fields(features), self.pool(history)], dim=-1))
@@ -152,6 +179,19 @@ class FIT(PreRankingModel):
     def _join(self, user: Tensor, item: Tensor) -> Tensor:
         logit: Tensor = self.scorer(user, item)
         return logit
+
+
+def _unit(config: FITConfig, inputs: Inputs, width: int, positions: int) -> InteractionUnit:
+    fields = (len(inputs.history), len(inputs.user), config.embedding)
+    match config.interaction:
+        case "din":
+            return AttentionUnit(width, config.attention, positions)
+        case "dien":
+            return DIENUnit(width, config.augru, config.auxiliary_weight)
+        case "deepfm":
+            return FieldUnit(*fields, config.deep)
+        case "can":
+            return CoActionUnit(*fields, config.co_action)
 
 
 def _scorer(config: FITConfig) -> nn.Module:
