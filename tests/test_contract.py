@@ -16,6 +16,8 @@ from prerank.models.registry import MODELS, create, model_config
 
 SMALL: dict[str, Any] = {"embedding": 4, "embedding_std": 0.5, "tower": (24, 16)}
 FIT = {**SMALL, "name": "fit", "meta_queries": 6, "attention": (8, 4), "head_width": 8}
+INT_TOWER = {**SMALL, "name": "int_tower", "heads": 3, "head_width": 4}
+RANK_TOWER = {**SMALL, "name": "rank_tower", "head_width": 8}
 WIDE = {"embedding": 4, "embedding_std": 0.5}  # without a tower
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {**SMALL, "name": name} for name in MODELS},
@@ -29,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "edcn sum": {**WIDE, "name": "edcn", "layers": 2, "bridge": "sum"},
     "edcn concat": {**WIDE, "name": "edcn", "layers": 2, "bridge": "concat"},
     "edcn attention": {**WIDE, "name": "edcn", "layers": 2, "bridge": "attention"},
+    "int_tower": INT_TOWER,
+    "rank_tower": RANK_TOWER,
     "two_tower dot": {**SMALL, "name": "two_tower", "head": "dot"},
     "two_tower printed": {**SMALL, "name": "two_tower", "head": "printed"},
     "two_tower bias": {**SMALL, "name": "two_tower", "head": "bias"},
@@ -49,6 +53,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fit fm": {**FIT, "interaction": "deepfm", "deep": ()},
     "fit deepfm": {**FIT, "interaction": "deepfm", "deep": (8, 4)},
     "fit can": {**FIT, "interaction": "can", "co_action": (4, 3)},
+    "fit w MLP": {**FIT, "scorer": "mlp"},
+    "fit w max cosine": {**FIT, "scorer": "max_cosine"},
+    "fit w dot": {**FIT, "scorer": "dot"},
+    "dat dot": {**SMALL, "name": "dat", "head": "dot"},
+    "int_tower SENET": {**INT_TOWER, "se": "senet"},
+    "int_tower w/o SE": {**INT_TOWER, "se": "none"},
+    "int_tower last layer": {**INT_TOWER, "user_layers": "last"},
+    "int_tower FC": {**INT_TOWER, "scorer": "concat"},
+    "int_tower dot": {**INT_TOWER, "scorer": "dot"},
+    "int_tower cosine": {**INT_TOWER, "scorer": "cosine"},
+    "int_tower as the code": {**INT_TOWER, "official_compat": True},
+    "rank_tower listwise": {**RANK_TOWER, "listwise": 0.5},
+    "rank_tower cosine": {**RANK_TOWER, "scorer": "cosine"},
+    "hit FC": {**SMALL, "name": "hit", "scorer": "fc"},
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prerank.layers.similarity import (
+    ConcatScorer,
+    Form,
     FullyConnectedScorer,
     LightweightScorer,
+    MaxCosine,
     ScaledDot,
     SumMax,
+    as_joined,
     head_similarities,
+    late_interaction,
     normalised,
     sum_max,
 )
@@ -155,7 +160,56 @@ def test_fully_connected_scorer_equals_the_printed_equation(seed: int, user_head
     torch.testing.assert_close(twice - zero, 2 * (made(user, item) - zero))  # linear in S
 
 
-SCORERS = [ScaledDot("scaled"), SumMax(2, 2), LightweightScorer(2, 2, 4), FullyConnectedScorer(2, 2, 4)]
+@settings(deadline=None)
+@given(SEEDS, HEADS, HEADS)
+def test_mlp_is_the_fully_connected_scorer_with_a_relu(seed: int, user_heads: int, item_heads: int) -> None:
+    torch.manual_seed(3)
+    made = FullyConnectedScorer(user_heads, item_heads, 5, rectified=True).double()
+    user, item = draw(seed, user_heads * P), draw(seed + 1, item_heads * P)
+    s = user.view(user_heads, P).numpy() @ item.view(item_heads, P).numpy().T
+    w3, b3, w, b = (p.detach().numpy() for p in (*made.hidden.parameters(), *made.project.parameters()))
+    assert made(user, item).item() == pytest.approx((w @ np.maximum(w3 @ s.ravel() + b3, 0) + b).item())
+
+
+@settings(deadline=None)
+@given(SEEDS, HEADS, HEADS)
+def test_max_cosine_equals_the_loop(seed: int, user_heads: int, item_heads: int) -> None:
+    made = MaxCosine(user_heads, item_heads).double()
+    nn.init.constant_(made.bias, -0.5)
+    user, item = draw(seed, user_heads * P), draw(seed + 1, item_heads * P)
+    unit = [x.view(-1, P).numpy() / np.linalg.norm(x.view(-1, P).numpy(), axis=1, keepdims=True) for x in (user, item)]
+    best = [max(float(u @ v) for v in unit[1]) for u in unit[0]]
+    assert made(user, item).item() == pytest.approx(10 * np.mean(best) - 0.5)
+
+
+def test_concat_is_an_mlp_over_both_sides() -> None:
+    torch.manual_seed(0)
+    made, first = ConcatScorer(6), nn.Linear(3 + 4, 6)
+    user, item = torch.randn(5, 3), torch.randn(5, 4)
+    sides = user @ first.weight[:, :3].T + first.bias, item @ first.weight[:, 3:].T
+    expected = made.project(torch.relu(first(torch.cat([user, item], dim=-1)))).squeeze(-1)
+    torch.testing.assert_close(made(*sides), expected)
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+def test_late_interactions_by_name(form: Form) -> None:
+    """Every form takes both sides as they are joined; cosine alone ignores their lengths."""
+    made = late_interaction(form, 2, 2, 4).double()
+    user, item = draw(0, 6, 2 * P), draw(1, 6, 2 * P)
+    logits, longer = (made(as_joined(form, factor * user), as_joined(form, item)) for factor in (1, 3))
+    assert logits.shape == (6,)
+    assert torch.allclose(logits, longer) == (form in ("cosine", "max_cosine"))
+
+
+SCORERS = [
+    ScaledDot("scaled"),
+    SumMax(2, 2),
+    MaxCosine(2, 2),
+    LightweightScorer(2, 2, 4),
+    FullyConnectedScorer(2, 2, 4),
+    FullyConnectedScorer(2, 2, 4, rectified=True),
+    ConcatScorer(2 * P),
+]
 
 
 @pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: type(scorer).__name__)

@@ -69,3 +69,16 @@ def test_the_input_is_left_alone_and_gradients_reach_all_but_the_biases() -> Non
             assert parameter.grad is not None
             cancelled = isinstance(layer, nn.Linear) and name == "bias"
             assert (parameter.grad.abs().max() < 1e-4) == cancelled
+
+
+def test_every_layer_is_handed_out() -> None:
+    torch.manual_seed(0)
+    tower = Tower(5, (7, 4, 3)).eval()
+    x = torch.randn(2, 6, 5)
+    layers = tower.every(x)
+    assert [tuple(h.shape) for h in layers] == [(2, 6, 7), (2, 6, 4), (2, 6, 3)]
+    rest = x.flatten(0, 1)
+    for place, h in enumerate(layers):
+        rest = tower.layers[3 * place : 3 * place + 3](rest)
+        torch.testing.assert_close(h.flatten(0, 1), rest)
+    assert torch.equal(layers[-1], tower(x))

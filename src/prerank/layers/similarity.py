@@ -5,11 +5,42 @@ Every scorer maps (..., Wu) and (..., Wv), whose leading dimensions broadcast, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Form = Literal["lss", "fc", "mlp", "sum_max", "max_cosine", "cosine", "dot"]
+"""Late interactions by name. All but the last two read the matrix of head similarities."""
+
+
+def late_interaction(form: Form, user_heads: int, item_heads: int, width: int) -> nn.Module:
+    """The scorer of that name.
+
+    Args:
+        form: ``lss`` and ``fc`` are FIT's, ``mlp`` is FC with a ReLU; ``sum_max`` is ColBERT's and IntTower's,
+            ``max_cosine`` RankTower's. ``cosine`` and ``dot`` join the whole vectors; both sides pass theirs
+            through ``as_joined``.
+        user_heads, item_heads: Hu and Hv.
+        width: of the hidden layers of ``lss``, ``fc`` and ``mlp``.
+    """
+    makers: dict[Form, Callable[[], nn.Module]] = {
+        "lss": lambda: LightweightScorer(user_heads, item_heads, width),
+        "fc": lambda: FullyConnectedScorer(user_heads, item_heads, width),
+        "mlp": lambda: FullyConnectedScorer(user_heads, item_heads, width, rectified=True),
+        "sum_max": lambda: SumMax(user_heads, item_heads),
+        "max_cosine": lambda: MaxCosine(user_heads, item_heads),
+        "cosine": lambda: ScaledDot("scaled"),
+        "dot": lambda: ScaledDot("bias"),
+    }
+    return makers[form]()
+
+
+def as_joined(form: Form, x: Tensor) -> Tensor:
+    """A representation as a side gives it to the scorer: of unit length for ``cosine``, so that a store holds it so."""
+    return normalised(x) if form == "cosine" else x
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -62,6 +93,24 @@ class SumMax(nn.Module):
         return sum_max(head_similarities(user, item, *self.heads))
 
 
+class MaxCosine(nn.Module):
+    """logit = scale * mean over user heads of the best cosine with an item head + bias (RankTower, inferred)."""
+
+    def __init__(self, user_heads: int, item_heads: int) -> None:
+        super().__init__()
+        self.heads = (user_heads, item_heads)
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.bias = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        """(..., Hu * P) and (..., Hv * P) to (...)."""
+        sides = zip((user, item), self.heads, strict=True)
+        user, item = (normalised(side.unflatten(-1, (heads, -1))).flatten(-2) for side, heads in sides)
+        best = sum_max(head_similarities(user, item, *self.heads)) / self.heads[0]
+        logit: Tensor = self.scale * best + self.bias
+        return logit
+
+
 class LightweightScorer(nn.Module):
     """FIT's LSS: row-wise FC, column-wise FC and a projection of the similarity matrix (eqs. 14 to 16).
 
@@ -88,16 +137,37 @@ class LightweightScorer(nn.Module):
 
 
 class FullyConnectedScorer(nn.Module):
-    """The variant "w FC": w' . (W3 vec(S) + b3), linear in S as printed (FIT eq. 17), with an output bias."""
+    """The variant "w FC": w' . (W3 vec(S) + b3), linear in S as printed (FIT eq. 17), with an output bias.
 
-    def __init__(self, user_heads: int, item_heads: int, width: int) -> None:
+    ``rectified`` puts a ReLU between the two layers, which makes it an MLP.
+    """
+
+    def __init__(self, user_heads: int, item_heads: int, width: int, *, rectified: bool = False) -> None:
         super().__init__()
         self.heads = (user_heads, item_heads)
+        self.rectified = rectified
         self.hidden = nn.Linear(user_heads * item_heads, width)
         self.project = nn.Linear(width, 1)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         """(..., Hu * P) and (..., Hv * P) to (...)."""
-        logit: Tensor = self.project(self.hidden(head_similarities(user, item, *self.heads).flatten(-2)))
+        hidden = self.hidden(head_similarities(user, item, *self.heads).flatten(-2))
+        logit: Tensor = self.project(F.relu(hidden) if self.rectified else hidden)
+        return logit.squeeze(-1)
+
+
+class ConcatScorer(nn.Module):
+    """A two-layer MLP over both sides: w . relu([W_u, W_v] [h_u, h_v]) + b (IntTower's ablation FC(h_u || h_v)).
+
+    The first layer is split: either side's projection, which is what this scorer is given, is computed ahead.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 1)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        """(..., W) and (..., W) to (...)."""
+        logit: Tensor = self.project(F.relu(user + item))
         return logit.squeeze(-1)

@@ -21,5 +21,13 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., widths[-1]); BatchNorm sees all leading dimensions as rows."""
-        out: Tensor = self.layers(x.reshape(-1, x.shape[-1]))
-        return out.view(*x.shape[:-1], self.width)
+        return self.every(x)[-1]
+
+    def every(self, x: Tensor) -> list[Tensor]:
+        """The output of every layer, (..., widths[i]) each (IntTower's h^1 to h^L)."""
+        h, outputs = x.reshape(-1, x.shape[-1]), []
+        for layer in self.layers:
+            h = layer(h)
+            if isinstance(layer, nn.ReLU):
+                outputs.append(h.view(*x.shape[:-1], h.shape[-1]))
+        return outputs

@@ -16,7 +16,7 @@ from prerank.layers.field_unit import FieldUnit
 from prerank.layers.meta_query import MetaQuery, temperature
 from prerank.layers.pooling import mean_pool
 from prerank.layers.recency import RecencyPool
-from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax, normalised
+from prerank.layers.similarity import Form, as_joined, late_interaction
 from prerank.layers.tower import Tower
 from prerank.layers.unit import AttentionUnit, InteractionUnit
 from prerank.models.base import Choice, ModelConfig, PreRankingModel, Widths
@@ -46,7 +46,7 @@ class FITConfig(ModelConfig):
     auxiliary_weight: float = Field(default=1.0, ge=0, description="dien: weight of the next behaviour's loss")
     deep: tuple[PositiveInt, ...] = Field(default=(64, 16), description="deepfm: widths of the deep part; none is FM")
     co_action: Widths = Field(default=(8, 4), description="can: widths of the micro-networks")
-    scorer: Literal["lss", "fc", "sum_max", "cosine"] = Field(default="lss", description="cosine is w/o LSS")
+    scorer: Form = Field(default="lss", description="cosine is w/o LSS; cosine and dot have no heads")
     user_heads: int = Field(default=2, ge=1)
     item_heads: int = Field(default=2, ge=1)
     head_width: int = Field(default=64, ge=1)
@@ -82,10 +82,11 @@ class FIT(PreRankingModel):
         history_width = self.unit.width + width if queried else width
         self.user_tower = Tower(self.user_width + history_width, config.tower)
         self.item_tower = Tower(self.item_width, config.tower)
-        if config.scorer != "cosine":
+        self.headed = config.scorer not in ("cosine", "dot")
+        if self.headed:
             self.user_heads = nn.Linear(self.user_tower.width, config.user_heads * config.head_width)
             self.item_heads = nn.Linear(self.item_tower.width, config.item_heads * config.head_width)
-        self.scorer = _scorer(config)
+        self.scorer = late_interaction(config.scorer, config.user_heads, config.item_heads, config.embedding)
 
     def user(self, features: Features, history: History) -> Tensor:
         """(B, N * W) one representation for each meta query (FIT sec. 4.3.2); (B, W) without meta queries."""
@@ -168,13 +169,11 @@ class FIT(PreRankingModel):
 
     def _user_output(self, x: Tensor) -> Tensor:
         h = self.user_tower(x)
-        out: Tensor = normalised(h) if self.config.scorer == "cosine" else self.user_heads(h)
-        return out
+        return as_joined(self.config.scorer, self.user_heads(h) if self.headed else h)
 
     def _item_heads(self, features: Features) -> Tensor:
         h = self.item_tower(self.item_fields(features))
-        out: Tensor = normalised(h) if self.config.scorer == "cosine" else self.item_heads(h)
-        return out
+        return as_joined(self.config.scorer, self.item_heads(h) if self.headed else h)
 
     def _join(self, user: Tensor, item: Tensor) -> Tensor:
         logit: Tensor = self.scorer(user, item)
@@ -192,16 +191,3 @@ def _unit(config: FITConfig, inputs: Inputs, width: int, positions: int) -> Inte
             return FieldUnit(*fields, config.deep)
         case "can":
             return CoActionUnit(*fields, config.co_action)
-
-
-def _scorer(config: FITConfig) -> nn.Module:
-    heads = (config.user_heads, config.item_heads)
-    match config.scorer:
-        case "lss":
-            return LightweightScorer(*heads, config.embedding)
-        case "fc":
-            return FullyConnectedScorer(*heads, config.embedding)
-        case "sum_max":
-            return SumMax(*heads)
-        case "cosine":
-            return ScaledDot("scaled")

@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 from prerank.config import parse
 from prerank.errors import ConfigError
 from prerank.models.base import ModelConfig, PreRankingModel
+from prerank.models.dat import DAT, DATConfig
 from prerank.models.fit import FIT, FITConfig
+from prerank.models.hit import HIT, HITConfig
+from prerank.models.int_tower import IntTower, IntTowerConfig
+from prerank.models.rank_tower import RankTower, RankTowerConfig
 from prerank.models.rankers.autoint import AutoInt, AutoIntConfig
 from prerank.models.rankers.dcn import DCN, DCNConfig, DCNv2, DCNv2Config
 from prerank.models.rankers.deepfm import DeepFM, DeepFMConfig
@@ -29,6 +33,10 @@ class Entry(NamedTuple):
 
 MODELS: dict[str, Entry] = {
     "two_tower": Entry(TwoTower, TwoTowerConfig),
+    "dat": Entry(DAT, DATConfig),
+    "int_tower": Entry(IntTower, IntTowerConfig),
+    "rank_tower": Entry(RankTower, RankTowerConfig),
+    "hit": Entry(HIT, HITConfig),
     "fit": Entry(FIT, FITConfig),
     "lr": Entry(LR, LRConfig),
     "fm": Entry(FM, FMConfig),

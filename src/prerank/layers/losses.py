@@ -1,0 +1,99 @@
+"""Auxiliary losses that models add to the cross-entropy, each a scalar."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prerank.layers.similarity import normalised
+
+
+def mimic(augmented: Tensor, partner: Tensor, labels: Tensor) -> Tensor:
+    """DAT's adaptive mimic: an augmented vector imitates the other tower's output of its positive partners.
+
+    (1 / T) * sum of y * |a - p|^2 over all T pairs. No gradient reaches the partner.
+
+    Args:
+        augmented: (..., W), broadcast against ``partner``.
+        partner: (..., W).
+        labels: (...) of the pairs.
+    """
+    distance = (augmented - partner.detach()).float().square().sum(dim=-1)
+    return (labels * distance).mean()
+
+
+def category_alignment(vectors: Tensor, members: Tensor, categories: Tensor) -> Tensor:
+    """DAT's CAL: the covariance of every category's vectors approaches that of the largest category.
+
+    The mean over categories with two members or more of |C(largest) - C(category)|^2 (Frobenius).
+
+    Args:
+        vectors: (R, W).
+        members: (T,) rows of ``vectors``; a row belongs to as many categories as it is named with.
+        categories: (T,) their categories; 0, which says that the category is unknown, is left out.
+    """
+    members, categories = members[categories > 0], categories[categories > 0]
+    names, places, counts = categories.unique(return_inverse=True, return_counts=True)
+    if len(names) == 0:
+        return vectors.sum() * 0.0
+    of_members = vectors.float().index_select(0, members)
+    sums = of_members.new_zeros(len(names), vectors.shape[1]).index_add(0, places, of_members)
+    centred = of_members - (sums / counts.unsqueeze(1)).index_select(0, places)
+    products = centred.unsqueeze(2) * centred.unsqueeze(1)
+    scatter: Tensor = products.new_zeros(len(names), *products.shape[1:]).index_add(0, places, products)
+    covariances = scatter / (counts - 1).clamp(min=1)[:, None, None]
+    distances: Tensor = (covariances - covariances[counts.argmax()]).square().sum(dim=(1, 2))
+    comparable = counts >= 2
+    aligned: Tensor = (distances * comparable).sum() / comparable.sum().clamp(min=1)
+    return aligned
+
+
+def info_nce(users: Tensor, items: Tensor, positives: Tensor, temperature: float, ids: Tensor | None) -> Tensor:
+    """IntTower's CIR: each user's cosine with its positive, against those with all items of the batch (eq. 9).
+
+    Args:
+        users: (Q, W), one for each positive pair.
+        items: (N, W) of the batch.
+        positives: (Q,) rows of ``items``.
+        temperature: tau.
+        ids: (N,) which item each row is; other rows of the positive's item are then not taken for negatives.
+
+    Returns:
+        The mean over the Q pairs; 0 where there are none.
+    """
+    if len(positives) == 0:
+        return items.sum() * 0.0
+    similarities = normalised(users) @ normalised(items).T / temperature
+    if ids is not None:
+        again = ids[positives].unsqueeze(1) == ids
+        again.scatter_(1, positives.unsqueeze(1), value=False)
+        similarities = similarities.masked_fill(again, -torch.inf)
+    return F.cross_entropy(similarities, positives)
+
+
+def generation(generated: Tensor, partner: Tensor, chosen: Tensor) -> Tensor:
+    """HIT's generation loss: the mean over the chosen pairs of 1 - cosine. No gradient reaches the partner.
+
+    Args:
+        generated: (..., W), broadcast against ``partner``.
+        partner: (..., W).
+        chosen: (...) 1 for the pairs that count, else 0.
+    """
+    cosines = torch.cosine_similarity(generated.float(), partner.detach().float(), dim=-1)
+    return ((1 - cosines) * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def listwise(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax cross-entropy over a request's candidates: positives above negatives (ListNet's top-one form).
+
+    Requests whose labels are all the same say nothing of an order and are left out.
+
+    Args:
+        logits: (B, C).
+        labels: (B, C).
+    """
+    positives = labels.sum(dim=1)
+    mixed = (positives > 0) & (positives < labels.shape[1])
+    losses = -(labels * torch.log_softmax(logits.float(), dim=1)).sum(dim=1) / positives.clamp(min=1)
+    return (losses * mixed).sum() / mixed.sum().clamp(min=1)
