@@ -16,6 +16,8 @@ from prerank.models.rank_tower import RankTower, RankTowerConfig
 from prerank.models.rankers.autoint import AutoInt, AutoIntConfig
 from prerank.models.rankers.dcn import DCN, DCNConfig, DCNv2, DCNv2Config
 from prerank.models.rankers.deepfm import DeepFM, DeepFMConfig
+from prerank.models.rankers.dien import DIEN, DIENConfig
+from prerank.models.rankers.din import DIN, DINConfig
 from prerank.models.rankers.edcn import EDCN, EDCNConfig
 from prerank.models.rankers.fm import FM, FMConfig
 from prerank.models.rankers.lr import LR, LRConfig
@@ -46,6 +48,8 @@ MODELS: dict[str, Entry] = {
     "dcn_v2": Entry(DCNv2, DCNv2Config),
     "autoint": Entry(AutoInt, AutoIntConfig),
     "edcn": Entry(EDCN, EDCNConfig),
+    "din": Entry(DIN, DINConfig),
+    "dien": Entry(DIEN, DIENConfig),
 }
 
 

@@ -1,0 +1,39 @@
+"""DIN (KDD 2018): the candidate attends to the history."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from prerank.batch import History
+from prerank.layers.unit import AttentionUnit
+from prerank.models.base import ModelConfig, Widths
+from prerank.models.target_attention import DiceHead, TargetAttention
+from prerank.schema import Inputs
+
+
+class DINConfig(ModelConfig):
+    """Attention as wide as in DIN's code, the head as in DIEN's (its authors' later setting)."""
+
+    name: Literal["din"] = "din"
+    tower: Widths = (200, 80)
+    attention: Widths = (80, 40)
+
+
+class DIN(TargetAttention):
+    """pool = sum_j a(q, e_j) e_j without softmax (DIN eq. 3), logit = MLP([user | item | pool | pool * q]).
+
+    q are the candidate's history fields. DIN prints an outer product of pool and q; its code multiplies
+    elementwise. Dice follows every hidden layer of attention and head.
+    """
+
+    def __init__(self, inputs: Inputs, config: DINConfig) -> None:
+        super().__init__(inputs, config)
+        self.unit = AttentionUnit(self.behaviour_width, config.attention)
+        self.head = DiceHead(self.user_width + self.item_width + 2 * self.behaviour_width, config.tower)
+
+    def meet(self, query: Tensor, interest: Tensor, history: History) -> list[Tensor]:
+        """[pool, pool * q]."""
+        del history
+        return [interest, interest * query]
