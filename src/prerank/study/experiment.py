@@ -20,6 +20,7 @@ from prerank.data.log import Dataset
 from prerank.errors import DataError
 from prerank.evaluation.evaluate import Evaluation, evaluate, popularity
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
+from prerank.study.teacher import load_teacher
 from prerank.training.config import RunConfig, read_run
 from prerank.training.trainer import Quiet, Reporter, choose_device, train
 
@@ -40,9 +41,11 @@ def run_experiment(config: RunConfig, out: Path, reporter: Reporter | None = Non
         raise DataError(f"{out}: holds a finished run; choose another --out, or pass --restart")
     dataset = Dataset.load(config.data)
     data = EncodedDataset(dataset, Encoder.fit(dataset))
+    named = config.training.teacher
+    teacher = load_teacher(named / BUNDLE, describe_dataset(dataset), data) if named else None
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(yaml.safe_dump(resolved(config), sort_keys=False), encoding="utf-8")
-    trained = train(config, data, out, reporter or Quiet())
+    trained = train(config, data, out, reporter or Quiet(), teacher)
     device = choose_device(config.training.device)
     parts = {part: evaluate(trained.model, data, part, device, epochs=trained.epochs) for part in ("valid", "test")}
     report = {

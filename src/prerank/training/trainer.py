@@ -30,6 +30,7 @@ from prerank.training.checkpoint import (
     weights,
 )
 from prerank.training.config import RunConfig
+from prerank.training.teacher import Teacher
 
 LOG = "metrics.jsonl"
 
@@ -67,6 +68,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
+    auxiliary_sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     best_epoch: int = -1
     best_auc: float = float("-inf")
@@ -83,7 +85,9 @@ class Trained:
     log: list[dict[str, Any]]
 
 
-def train(config: RunConfig, data: EncodedDataset, out: Path, reporter: Reporter) -> Trained:
+def train(
+    config: RunConfig, data: EncodedDataset, out: Path, reporter: Reporter, teacher: Teacher | None = None
+) -> Trained:
     """Train until validation AUC stops rising, or continue a run that was interrupted.
 
     Args:
@@ -91,12 +95,14 @@ def train(config: RunConfig, data: EncodedDataset, out: Path, reporter: Reporter
         data: the encoded data set; its encoder defines the model's inputs.
         out: directory of checkpoints and of the log ``metrics.jsonl``, one line an epoch.
         reporter: hears of every step and epoch.
+        teacher: what ``config.training.teacher`` names.
 
     Raises:
+        ConfigError: a teacher is named and none is given, or the other way round.
         ArtefactError: the checkpoint in ``out`` is damaged or belongs to another configuration or data set.
         DataError: the loss is no longer finite.
     """
-    run = _Run(config, data, out, reporter)
+    run = _Run(config, data, out, reporter, teacher)
     run.resume()
     while not run.progress.finished:
         run.train_epoch()
@@ -125,12 +131,17 @@ def choose_device(name: str) -> torch.device:
 class _Run:
     """A run in memory: model, optimiser, best weights, progress."""
 
-    def __init__(self, config: RunConfig, data: EncodedDataset, out: Path, reporter: Reporter) -> None:
+    def __init__(
+        self, config: RunConfig, data: EncodedDataset, out: Path, reporter: Reporter, teacher: Teacher | None
+    ) -> None:
         self.config, self.data, self.out, self.reporter = config, data, out, reporter
         settings = config.training
         if settings.fresh_negatives and data.dataset.protocol.labels != "sampled":
             raise ConfigError("training.fresh_negatives: the data set's labels are given, none are sampled")
+        if (settings.teacher is None) != (teacher is None):
+            raise ConfigError("training.teacher: the configuration and the loaded teacher do not go together")
         self.device = choose_device(settings.device)
+        self.teacher = teacher and Teacher(teacher.model.to(self.device), teacher.fingerprint)
         torch.manual_seed(config.seed)
         self.model = create(config.architecture, data.encoder.inputs).to(self.device)
         fused = self.device.type in ("cpu", "cuda")
@@ -139,7 +150,7 @@ class _Run:
         self.loader = Loader(data, "train", settings.batch_rows, config.seed, settings.fresh_negatives)
         self.best = weights(self.model)
         self.progress = Progress()
-        self.identity = _identity(config, data)
+        self.identity = _identity(config, data, teacher)
 
     def resume(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -185,6 +196,7 @@ class _Run:
         record = {
             "epoch": progress.epoch + 1,
             "train_loss": progress.loss_sum / len(self.loader),
+            **{f"train_{name}": total / len(self.loader) for name, total in progress.auxiliary_sums.items()},
             **{f"valid_{name}": value for name, value in result.metrics.items()},
             "rows_per_second": self.loader.rows.items.size / progress.seconds,
             "train_seconds": progress.seconds,
@@ -198,6 +210,7 @@ class _Run:
         worse_for = progress.epoch - progress.best_epoch
         progress.finished = worse_for >= training.patience or progress.epoch + 1 >= training.max_epochs
         progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+        progress.auxiliary_sums = {}
         self._checkpoint()
         lines = "".join(json.dumps(line) + "\n" for line in progress.log)
         (self.out / LOG).write_text(lines, encoding="utf-8")
@@ -209,8 +222,12 @@ class _Run:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=training.amp):
             logits, extra = self.relaxed(batch, epochs)
             loss: Tensor = F.binary_cross_entropy_with_logits(logits.float(), batch.labels)
-            for auxiliary in extra.values():
-                loss = loss + auxiliary
+        if self.teacher is not None:
+            extra = {**extra, "distillation": training.teacher_weight * self.teacher.loss(logits.float(), batch)}
+        sums = self.progress.auxiliary_sums
+        for name, auxiliary in extra.items():
+            loss = loss + auxiliary
+            sums[name] = sums.get(name, 0.0) + auxiliary.item()
         value = loss.item()
         if not math.isfinite(value):
             raise DataError(f"the loss is {value} at epoch {epochs:.2f}; lower training.learning_rate")
@@ -238,15 +255,17 @@ class _Run:
                 )
 
 
-def _identity(config: RunConfig, data: EncodedDataset) -> str:
+def _identity(config: RunConfig, data: EncodedDataset, teacher: Teacher | None) -> str:
     """A hash of what must not change between a checkpoint and its continuation.
 
-    How often to checkpoint and how long to train may change; the path of the data may, its content may not.
+    How often to checkpoint and how long to train may change; the paths of data and teacher may, their content not.
     """
     dataset = data.dataset
+    free = {"checkpoint_steps", "max_epochs", "patience", "teacher"}
     content = {
         "model": config.architecture.model_dump(mode="json"),
-        "training": config.training.model_dump(mode="json", exclude={"checkpoint_steps", "max_epochs", "patience"}),
+        "training": config.training.model_dump(mode="json", exclude=free),
+        "teacher": teacher and teacher.fingerprint,
         "seed": config.seed,
         "data": [dataset.name, dataset.protocol.model_dump(mode="json"), dataset.facts],
     }
