@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prerank.errors import PrerankError
     from prerank.publish.bundle import Bundle, load_bundle, save_bundle
     from prerank.publish.publish import publish_bundle
+    from prerank.publish.updates import ItemUpdates
     from prerank.schema import Schema
     from prerank.serving.preranker import PreRanker, Ranked
     from prerank.study.compare import compare_runs
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Bundle": "publish.bundle",
     "Dataset": "data.log",
+    "ItemUpdates": "publish.updates",
     "PreRanker": "serving.preranker",
     "PrerankError": "errors",
     "Protocol": "data.protocol",
@@ -51,6 +53,7 @@ _PLACES = {
 __all__ = [
     "Bundle",
     "Dataset",
+    "ItemUpdates",
     "PreRanker",
     "PrerankError",
     "Protocol",

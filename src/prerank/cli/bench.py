@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from prerank.bench.large_log import large_log
+from prerank.bench.update_soak import update_soak
 from prerank.cli import console
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory.")
@@ -32,6 +33,25 @@ def log(
     with tempfile.TemporaryDirectory() as directory, console.err.status(f"a log of {events:,} events"):
         result = large_log(events, users, items, seed, Path(directory))
     _show(result)
+    console.write_json(json_file, result)
+
+
+@bench.command("updates")
+def updates(
+    kills: Annotated[int, typer.Option("--kills", min=1, help="writers to kill")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    json_file: Json = None,
+) -> None:
+    """Kill writers of upserts and deletes at random moments: what is replayed must be what a clean rebuild gives.
+
+    Example: prerank bench updates --kills 100 --json results/update_soak.json
+    """
+    with tempfile.TemporaryDirectory() as directory, console.err.status(f"{kills} kills"):
+        result = update_soak(Path(directory), kills, seed)
+    table = console.plain_table("of all kills", "value")
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), f"{value:,}")
+    console.out.print(table)
     console.write_json(json_file, result)
 
 

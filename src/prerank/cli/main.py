@@ -11,6 +11,7 @@ from prerank.cli import console
 from prerank.cli.bench import bench
 from prerank.cli.data import data
 from prerank.cli.demo import demo
+from prerank.cli.items import items, verify
 from prerank.cli.serving import publish, rank
 from prerank.cli.training import compare, evaluate, fit
 from prerank.errors import PrerankError
@@ -23,8 +24,9 @@ app = typer.Typer(
     help="Pre-ranking models, from raw logs to a ranked answer. Start with: prerank demo",
 )
 app.add_typer(data, name="data")
+app.add_typer(items, name="items")
 app.add_typer(bench, name="bench")
-for command in (demo, fit, evaluate, compare, publish, rank):
+for command in (demo, fit, evaluate, compare, publish, rank, verify):
     app.command()(command)
 
 

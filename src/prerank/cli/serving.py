@@ -58,7 +58,7 @@ def rank(
     ranker = PreRanker.load(directory)
     answer = ranker.rank(
         _json("--user", user, dict),
-        _candidates(candidates),
+        id_list(candidates, "--candidates"),
         k,
         ranking,
         history=_json("--history", history, list),
@@ -105,13 +105,17 @@ def _json(option: str, given: str, kind: type[Any]) -> Any:
     return value
 
 
-def _candidates(path: Path) -> list[int | str]:
-    """Ids of a JSON list, or of lines."""
+def id_list(path: Path, option: str) -> list[int | str]:
+    """Ids of a file that holds a JSON list, or one a line.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise RequestError(f"--candidates {path}: cannot be read as a text file") from None
+        raise RequestError(f"{option} {path}: cannot be read as a text file") from None
     if text.lstrip().startswith("["):
-        ids: list[int | str] = _json("--candidates", text, list)
+        ids: list[int | str] = _json(option, text, list)
         return ids
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -233,7 +233,9 @@ def _whole_numbers(values: NDArray[Any]) -> NDArray[np.uint16]:
 
 def _write_titles(items: pl.LazyFrame, item_id: str, title: str, starts: range, path: Path) -> None:
     """Ids and titles, a batch for each chunk; the batches are mapped, and rows are taken directly."""
-    table = items.select(pl.col(item_id).alias("id"), pl.col(title).cast(pl.String).alias("title"))
+    whole = items.collect_schema()[item_id].is_integer()
+    ids = pl.col(item_id).cast(pl.Int64) if whole else pl.col(item_id)
+    table = items.select(ids.alias("id"), pl.col(title).cast(pl.String).alias("title"))
     types = table.collect_schema().to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     with pa.ipc.new_file(str(path), types) as file:
         for start in starts:

@@ -59,9 +59,9 @@ def install(work: Path, target: Path) -> None:
     """
     refuse_existing(target)
     for path in (*work.rglob("*"), work):
-        _sync(path)
+        sync(path)
     work.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def refuse_existing(target: Path) -> None:
@@ -74,9 +74,18 @@ def replace_text(path: Path, text: str) -> None:
     """Replace a small file in one step: readers see the old text or the new one."""
     work = path.with_name(f".{path.name}.part")
     work.write_text(text, encoding="utf-8")
-    _sync(work)
+    sync(work)
     work.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file's data or a directory's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -179,12 +188,3 @@ def _digest(values: Mapping[str, Any]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have the system write a file's data or a directory's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from prerank.errors import ArtefactError, RequestError
 from prerank.publish.bundle import Bundle, load_bundle
 from prerank.publish.checksums import Check
 from prerank.publish.files import MANIFEST
+from prerank.publish.follower import UPDATES
 from prerank.publish.item_ids import Ints
 from prerank.publish.store import ItemStore
 
@@ -96,8 +97,15 @@ def open_generation(directory: Path, check: Check = "auto", *, preload: bool = F
     bundle = load_bundle(directory, check)
     if not (directory / STORE).is_dir():
         raise ArtefactError(f"{directory}: holds a model without an item store; publish it with: prerank publish")
-    store = ItemStore.open(directory / STORE, preload=preload)
+    store = ItemStore.open(directory / STORE, log_of(directory), preload=preload)
     return Generation(store.generation, bundle, store)
+
+
+def log_of(generation: Path) -> Path | None:
+    """The log of updates to an installed generation; None for one that is still being written, or lies elsewhere."""
+    if generation.parent.name != GENERATIONS or not _NAME.fullmatch(generation.name):
+        return None
+    return generation.parent.parent / UPDATES / f"{generation.name}.log"
 
 
 def locate(directory: Path) -> Path:

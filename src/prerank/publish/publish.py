@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from prerank.data.log import Dataset
@@ -19,9 +20,11 @@ from prerank.publish.files import (
     replace_text,
     seal,
 )
+from prerank.publish.follower import UPDATES
 from prerank.publish.generation import CURRENT, GENERATIONS, STORE, locate, open_generation
 from prerank.publish.parity import check_parity
 from prerank.publish.precision import Precision
+from prerank.publish.update_log import writing
 
 
 def publish_bundle(
@@ -58,14 +61,28 @@ def publish_bundle(
         encode_catalogue(bundle, items, work / STORE, generation, content, dtype=dtype, progress=progress)
         seal(work, generation, bundle.name)
         check_parity(open_generation(work), bundle, dataset)
-        try:
-            install(work, target)
-            replace_text(to / CURRENT, f"{generation}\n")
-        except BaseException:
-            if not _is_current(to, target):
-                shutil.rmtree(target, ignore_errors=True)
-            raise
+        switch(to, work, target)
     return target
+
+
+def switch(to: Path, work: Path, target: Path, before: Callable[[], None] = lambda: None) -> None:
+    """Make the verified generation at ``work`` the current one of ``to``, as ``target``.
+
+    Args:
+        to: the published directory.
+        work: the generation.
+        target: its place.
+        before: what is left to be done while no update can be written.
+    """
+    try:
+        install(work, target)
+        with writing(to / UPDATES):
+            before()
+            replace_text(to / CURRENT, f"{target.name}\n")
+    except BaseException:
+        if not _is_current(to, target):
+            shutil.rmtree(target, ignore_errors=True)
+        raise
 
 
 def _is_current(to: Path, generation: Path) -> bool:

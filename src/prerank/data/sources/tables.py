@@ -67,6 +67,17 @@ def read_tables(config_file: Path, directory: Path) -> RawLog:
     return RawLog(config.name, schema, users, items, events, records)
 
 
+def read_items(path: Path, schema: Schema) -> pl.DataFrame:
+    """An item table alone, read as ``read_tables`` reads it; the title may be missing.
+
+    Raises:
+        DataError: the table is wrong; the message names file, column and row.
+    """
+    table = Table.open(path.parent, path.name)
+    title = schema.title if schema.title in table.types else None
+    return _entities(table, schema.item_id, schema.item, title)
+
+
 def _read_config(path: Path) -> tuple[TablesConfig, Schema]:
     values = read_yaml(path)
     declared = values.pop("schema", None)
