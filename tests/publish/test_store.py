@@ -24,7 +24,8 @@ from prerank.publish.store import ItemStore
 
 def small(model: str, encoder: Encoder, seed: int = 0) -> Bundle:
     """A small untrained model."""
-    config = model_config({"name": model, "embedding_std": 1.0, "tower": [8]}, "test")
+    sizes = {"tower": [8]} if "tower" in MODELS[model].config.model_fields else {}
+    config = model_config({"name": model, "embedding_std": 1.0, **sizes}, "test")
     torch.manual_seed(seed)
     return Bundle(create(config, encoder.inputs).eval(), encoder, config, {"test": {"auc": 0.5}})
 
