@@ -1,10 +1,10 @@
-"""The tables of docs/models.md and docs/training.md, against the code."""
+"""The tables of docs/models.md, docs/pre-rankers.md and docs/training.md, against the code."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,8 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prerank.batch import Features, History, Ragged
 from prerank.config import Strict
+from prerank.layers.similarity import Form
 from prerank.models.base import PreRankingModel
+from prerank.models.dat import DATConfig
 from prerank.models.fit import FITConfig
+from prerank.models.hit import HITConfig
+from prerank.models.int_tower import IntTowerConfig
+from prerank.models.rank_tower import RankTowerConfig
 from prerank.models.registry import create, model_config
 from prerank.models.two_tower import TwoTowerConfig
 from prerank.schema import Inputs
@@ -21,6 +26,7 @@ from prerank.training.config import RunConfig, TrainingConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 MODELS = (DOCS / "models.md").read_text(encoding="utf-8")
+PRE_RANKERS = (DOCS / "pre-rankers.md").read_text(encoding="utf-8")
 TRAINING = (DOCS / "training.md").read_text(encoding="utf-8")
 
 # MovieLens-1M's fields.
@@ -72,6 +78,29 @@ def defaults(config: type[Strict], prefix: str) -> dict[str, str]:
 def test_model_keys_and_defaults() -> None:
     assert documented(section(MODELS, "Two-Tower")) == defaults(TwoTowerConfig, "model.")
     assert documented(section(MODELS, "FIT").split("### Ablations")[0]) == defaults(FITConfig, "model.")
+
+
+@pytest.mark.parametrize(
+    ("title", "config"),
+    [("DAT", DATConfig), ("IntTower", IntTowerConfig), ("RankTower", RankTowerConfig), ("HIT", HITConfig)],
+)
+def test_pre_rankers_keys_and_defaults(title: str, config: type[Strict]) -> None:
+    assert documented(section(PRE_RANKERS, title)) == defaults(config, "model.")
+
+
+def test_every_late_interaction_is_listed() -> None:
+    listed = [row[0].strip("`") for row in rows(section(PRE_RANKERS, "Late interaction"))[2:]]
+    assert listed == list(get_args(Form))
+
+
+def test_pre_rankers_storage() -> None:
+    table = {row[0].strip("`"): row[2:4] for row in rows(PRE_RANKERS.split("\n## ")[0])[2:]}
+    assert set(table) == {"dat", "int_tower", "rank_tower", "hit"}
+    items = Features(dict.fromkeys(INPUTS.item, torch.arange(3)), 3)
+    for name, (floats, factor) in table.items():
+        width = create(model_config({"name": name}, "docs"), INPUTS).eval().item(items).shape[1]
+        assert floats == f"{width} floats"
+        assert float(factor.split()[0]) == width / 128
 
 
 def test_training_keys_and_defaults() -> None:
