@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format docs clean
+.PHONY: install demo test oracles check format docs clean
 
 install: $(VENV)/.dev
 
@@ -27,6 +27,16 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/pytest
 
+# Models and layers against other implementations, which are installed into an environment of their own.
+oracles: $(VENV)-oracles/.ready
+	$(VENV)-oracles/bin/pytest tests/oracles
+
+$(VENV)-oracles/.ready: pyproject.toml constraints.txt tests/oracles/requirements.txt
+	$(PYTHON) -m venv $(VENV)-oracles
+	$(VENV)-oracles/bin/pip install --quiet --editable '.[dev]' --requirement tests/oracles/requirements.txt \
+		--constraint constraints.txt
+	@touch $@
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -42,7 +52,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/tables.py
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV)-oracles build dist
 
 # The runs behind the results in README.md; ML1M and SPORTS name the folders with the raw files.
 ML1M ?= data/raw/ml-1m
