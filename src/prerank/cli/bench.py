@@ -10,8 +10,13 @@ import typer
 from rich.table import Table
 
 from prerank.bench.large_log import large_log
+from prerank.bench.precision import precision as measure_precision
+from prerank.bench.store import store_bench
 from prerank.bench.update_soak import update_soak
 from prerank.cli import console
+from prerank.data.log import Dataset
+from prerank.publish.bundle import load_bundle
+from prerank.study.experiment import BUNDLE, finished
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory.")
 
@@ -51,6 +56,69 @@ def updates(
     table = console.plain_table("of all kills", "value")
     for name, value in result.items():
         table.add_row(name.replace("_", " "), f"{value:,}")
+    console.out.print(table)
+    console.write_json(json_file, result)
+
+
+@bench.command("store")
+def store(
+    items: Annotated[int, typer.Option("--items", min=1000, help="rows of each store")] = 1_000_000,
+    large: Annotated[int, typer.Option("--large", min=0, help="rows of a further float16 store")] = 10_000_000,
+    width: Annotated[int, typer.Option("--width", min=1)] = 128,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="ids of a request")] = 2000,
+    repeats: Annotated[int, typer.Option("--repeats", min=10, help="timed requests")] = 500,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    directory: Annotated[Path | None, typer.Option("--in", help="folder for temporary files")] = None,
+    json_file: Json = None,
+) -> None:
+    """Open item stores and look up and gather random items, against LMDB and a real Redis, as far as installed.
+
+    Example: prerank bench store --json results/store.json
+    """
+    with tempfile.TemporaryDirectory(dir=directory) as place, console.err.status(f"stores of {items:,} items"):
+        result = store_bench(Path(place), items, large, width, candidates, repeats, seed)
+    table = console.plain_table("store", "bytes a row", "open cold s", "look-up ms", "both ms", "both p99")
+    rows = {**result["stores"], **({f"float16 x {large:,}": result["large"]} if large else {})}
+    for name, one in rows.items():
+        times = one["milliseconds"]
+        cells = [times["lookup"]["p50"], times["both"]["p50"], times["both"]["p99"]]
+        opened = f"{one['open_cold_seconds']:.2f}"
+        table.add_row(name, f"{one['row_bytes']:.0f}", opened, *(f"{cell:.2f}" for cell in cells))
+    for name in ("lmdb", "redis"):
+        if name in result:
+            both = result[name]["milliseconds"]["both"]
+            table.add_row(f"{name} {result[name]['version']}", "", "", "", f"{both['p50']:.2f}", f"{both['p99']:.2f}")
+    console.out.print(table)
+    console.write_json(json_file, result)
+
+
+@bench.command("precision")
+def precision(
+    run: Annotated[Path, typer.Argument(help="a finished run directory")],
+    requests: Annotated[int, typer.Option("--requests", min=1, help="whose best items are compared")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    json_file: Json = None,
+) -> None:
+    """Evaluate a run from item stores of every precision: AUC, and whether the best items stay the same.
+
+    Example: prerank bench precision runs/ml-1m/fit --json results/precision.json
+    """
+    config, _ = finished(run)
+    with tempfile.TemporaryDirectory() as place, console.err.status("stores of every precision"):
+        bundle, dataset = load_bundle(run / BUNDLE), Dataset.load(config.data)
+        result = measure_precision(bundle, dataset, Path(place), requests, seed)
+    columns = ("precision", "bytes a row", "share", "AUC", "difference", "same best", "up to ties", "shared")
+    table = console.plain_table(*columns)
+    for name, one in result["precisions"].items():
+        table.add_row(
+            name,
+            f"{one['row_bytes']:.0f}",
+            f"{one['row_bytes_share']:.3f}",
+            f"{one['auc']:.5f}",
+            f"{one['auc_difference']:+.6f}",
+            *(f"{one[key]:,}" for key in ("same_best", "same_best_up_to_ties")),
+            f"{one['shared_of_best']:.4f}",
+        )
     console.out.print(table)
     console.write_json(json_file, result)
 
