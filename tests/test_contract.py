@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.small import small_values
 from torch import Tensor
 
 from prerank.batch import Batch, Features, History, Ragged
@@ -20,10 +21,8 @@ INT_TOWER = {**SMALL, "name": "int_tower", "heads": 3, "head_width": 4}
 RANK_TOWER = {**SMALL, "name": "rank_tower", "head_width": 8}
 WIDE = {"embedding": 4, "embedding_std": 0.5}  # without a tower
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{name: {**SMALL, "name": name} for name in MODELS},
+    **{name: small_values(name, **SMALL) for name in MODELS},
     "fit": FIT,
-    "lr": {"name": "lr", "embedding_std": 0.5},
-    "fm": {**WIDE, "name": "fm"},
     "dcn_v2 stacked, low rank": {**SMALL, "name": "dcn_v2", "structure": "stacked", "rank": 3},
     "autoint": {**WIDE, "name": "autoint", "heads": 2, "head_width": 3, "layers": 2},
     "autoint plus": {**SMALL, "name": "autoint", "heads": 2, "head_width": 3, "layers": 2},

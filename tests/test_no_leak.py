@@ -22,12 +22,12 @@ from prerank.data.loader import EncodedDataset
 from prerank.data.log import Dataset, RawLog
 from prerank.data.protocol import preset
 from prerank.evaluation.evaluate import evaluate, popularity
-from prerank.models.registry import MODELS
 from prerank.schema import Field, Schema
 from prerank.training.config import RunConfig
 from prerank.training.trainer import train
 
 ITEMS = 500
+# The leaks are in the data, which all models read alike: one model of the plainest kind, one of the most curious.
 SIZES: dict[str, dict[str, Any]] = {"two_tower": {}, "fit": {"meta_queries": 4, "attention": (8, 4), "head_width": 8}}
 SCHEMA = Schema(
     user_id="user_id",
@@ -119,7 +119,7 @@ def auc_after_training(model: str, dataset: Dataset, out: Path) -> float:
 def test_nothing_is_found_in_coin_flips(recipe: str, tmp_path: Path) -> None:
     dataset = RECIPES[recipe]()
     assert popularity(dataset, "test").metrics["auc"] == pytest.approx(0.5, abs=0.02)
-    for model in MODELS:
+    for model in SIZES:
         assert auc_after_training(model, dataset, tmp_path / model) == pytest.approx(0.5, abs=0.02), model
 
 
@@ -139,7 +139,7 @@ LEAKS: dict[str, Callable[[], Dataset]] = {
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SIZES)
 def test_a_planted_leak_is_found(leak: str, model: str, tmp_path: Path) -> None:
     """The bound above can be broken, by each model."""
     assert auc_after_training(model, LEAKS[leak](), tmp_path) > 0.6

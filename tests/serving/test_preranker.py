@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.small import small_config
 
 from prerank.data.build import build
 from prerank.data.encoder import Encoder
@@ -20,7 +21,7 @@ from prerank.data.loader import EncodedDataset, Loader
 from prerank.data.log import Dataset, RawLog
 from prerank.data.protocol import Protocol
 from prerank.errors import ArtefactError, RequestError
-from prerank.models.registry import MODELS, create, model_config
+from prerank.models.registry import MODELS, create
 from prerank.publish.bundle import Bundle
 from prerank.publish.publish import publish_bundle
 from prerank.schema import Schema
@@ -78,7 +79,7 @@ def films(history_of: str) -> RawLog:
 def untrained(model: str, encoder: Encoder) -> Bundle:
     """A model whose weights, biases and BatchNorm statistics are all random, so that every part of it matters."""
     torch.manual_seed(3)
-    config = model_config({"name": model, "embedding": 4, "embedding_std": 1.0, "tower": [16, 8]}, "test")
+    config = small_config(model, embedding=4, embedding_std=1.0, tower=[16, 8])
     module = create(config, encoder.inputs)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
