@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.small import small_config
 
 from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset, Loader
 from prerank.errors import ArtefactError
-from prerank.models.registry import MODELS, create
+from prerank.models.registry import MODELS, create, model_config
 from prerank.publish.bundle import FILES, WEIGHTS, Bundle, load_bundle, save_bundle
 from prerank.publish.files import seal
 

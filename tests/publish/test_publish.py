@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small import small_config
 
 import prerank
 from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset
 from prerank.errors import ArtefactError, DataError
-from prerank.models.registry import MODELS, create
+from prerank.models.registry import MODELS, create, model_config
 from prerank.publish import publish as publishing
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
 from prerank.publish.generation import locate, open_generation

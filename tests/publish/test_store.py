@@ -10,12 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.small import small_config
 
 from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset
 from prerank.errors import ArtefactError, DataError
-from prerank.models.registry import MODELS, create
+from prerank.models.registry import MODELS, create, model_config
 from prerank.publish import encode, item_ids
 from prerank.publish.bundle import Bundle
 from prerank.publish.encode import encode_catalogue
