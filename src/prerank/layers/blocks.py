@@ -2,8 +2,8 @@
 
 The attention to histories works on millions of rows of a few dozen numbers, where an elementwise pass over
 everything waits for memory. A chain of passes over one block after the other does not. Each core works on blocks of
-its own: sharing every one of so many small operations would cost more than the operations, and the narrow products
-cannot be shared at all. On other devices, where each operation costs a launch, everything is one block.
+its own: sharing every one of so many small operations takes more processor time, and on a busy machine the cores wait
+for each other at each of them. On other devices, where each operation costs a launch, everything is one block.
 """
 
 from __future__ import annotations
