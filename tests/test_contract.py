@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two_tower recency": {**SMALL, "name": "two_tower", "history": "recency"},
     "fit positions": {**FIT, "positions": True},
     "fit w/o MQM, positions": {**FIT, "meta_queries": 0, "positions": True},
+    "fit revival": {**FIT, "revival": True},
     "fit w/o MQM": {**FIT, "meta_queries": 0},
     "fit w/o LSS": {**FIT, "scorer": "cosine"},
     "fit w SumMax": {**FIT, "scorer": "sum_max"},

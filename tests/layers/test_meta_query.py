@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prerank.data.loader import EncodedDataset, Loader
 from prerank.layers.meta_query import MetaQuery, temperature
+from prerank.models.fit import FIT, FITConfig
 
 SEEDS = st.integers(0, 10_000)
 
@@ -154,3 +156,38 @@ def test_autocast_changes_nothing() -> None:
         mixed = made.soft(items, 0.001), made.group(), made.index(items)
     for one, two in zip(plain, mixed, strict=True):
         assert torch.equal(one, two)
+
+
+def test_only_an_unused_query_is_revived() -> None:
+    """Without a candidate, an even share of 1/3 falls below a tenth of it after 45 batches: 0.95^45 = 0.0994."""
+    made = MetaQuery(3, 2, self_attention=False, keys="raw", revival=True)
+    with torch.no_grad():
+        made.matrix.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0], [-2.0, -2.0]]))
+    before = made.matrix.detach().clone()
+    items = torch.tensor([[0.5, 0.0], [0.0, 0.25]])
+    for _ in range(44):
+        made.revive(items)
+    assert torch.equal(made.matrix, before)
+    np.testing.assert_allclose(made.usage, [0.5 - 0.95**44 / 6] * 2 + [0.95**44 / 3], rtol=1e-4)
+    made.revive(items)
+    assert torch.equal(made.matrix[:2], before[:2])
+    torch.testing.assert_close(made.matrix[2].norm(), before.norm(dim=1).mean())
+    assert (made.matrix[2] > 0).sum() == 1  # in the direction of one of the two items
+    assert made.usage[2].item() == pytest.approx(1 / 3)
+
+
+def test_a_query_is_revived_during_the_first_epoch_of_training_only(encoded: EncodedDataset) -> None:
+    config = FITConfig(embedding=4, embedding_std=0.5, meta_queries=40, revival=True)
+    model = FIT(encoded.encoder.inputs, config)
+    batch = next(Loader(encoded, "train", 128, seed=0).batches())
+
+    def changes(training: bool, epochs: float) -> bool:
+        before = model.queries.matrix.detach().clone()
+        model.queries.usage.zero_()
+        with torch.no_grad():
+            model.train(training).relaxed(batch, epochs)
+        return not torch.equal(before, model.queries.matrix)
+
+    assert not changes(training=False, epochs=0.5)
+    assert not changes(training=True, epochs=1.0)
+    assert changes(training=True, epochs=0.5)

@@ -178,7 +178,7 @@ def test_killed_and_resumed_is_bit_identical(built: Path, tmp_path: Path) -> Non
     """SIGKILL at several moments, then resume: weights, optimiser, generator and metrics as never interrupted."""
     run = RunConfig(
         data=built,
-        model=SMALL["fit"],
+        model={**SMALL["fit"], "revival": True},
         training=TrainingConfig(batch_rows=64, max_epochs=4, checkpoint_steps=3, fresh_negatives=True),
     )
     settings = tmp_path / "run.json"

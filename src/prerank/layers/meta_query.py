@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 FLOOR = 0.001
+SMOOTHING = 0.05  # of a row's usage, for each batch
+RARE = 0.1  # of an even share: a row used less is revived
 
 
 def temperature(epochs: float, decay_epochs: float) -> float:
@@ -28,7 +30,11 @@ class MetaQuery(nn.Module):
     computed in float32: similarities over a temperature of 0.001 leave the range of half precision.
     """
 
-    def __init__(self, count: int, width: int, self_attention: bool, keys: Literal["attended", "raw"]) -> None:
+    usage: Tensor
+
+    def __init__(
+        self, count: int, width: int, self_attention: bool, keys: Literal["attended", "raw"], revival: bool = False
+    ) -> None:
         """Draw the matrix.
 
         Args:
@@ -36,12 +42,15 @@ class MetaQuery(nn.Module):
             width: D, that of the candidate's key.
             self_attention: mix the rows by eq. 5; False is the paper's ablation (Q* := Q).
             keys: whether candidates are compared with Q* (eq. 6) or with Q.
+            revival: whether ``revive`` will be called; its state is a buffer, so that a checkpoint holds it.
         """
         super().__init__()
         self.matrix = nn.Parameter(torch.empty(count, width))
         nn.init.kaiming_uniform_(self.matrix)
         self.self_attention = self_attention
         self.keys: Literal["attended", "raw"] = keys
+        if revival:
+            self.register_buffer("usage", torch.full((count,), 1 / count))
 
     def group(self) -> Tensor:
         """(N, D) the query group Q* = (Q Q^T) Q (FIT eq. 5)."""
@@ -63,6 +72,22 @@ class MetaQuery(nn.Module):
     def hard(self, index: Tensor) -> Tensor:
         """(..., D) the rows of the group at (...) query indices."""
         return F.embedding(index, self.group())
+
+    @torch.no_grad()
+    def revive(self, candidates: Tensor) -> None:
+        """Put candidates in the place of rows that hardly any candidate chooses; ours, not FIT's.
+
+        ``usage`` follows the share of candidates that choose each row. A row below a tenth of an even share becomes a
+        random one of the (R, D) candidates at the mean length of rows, and counts as evenly used from then on.
+        """
+        count = len(self.matrix)
+        shares = torch.bincount(self.index(candidates), minlength=count) / len(candidates)
+        self.usage.lerp_(shares, SMOOTHING)
+        unused = self.usage < RARE / count
+        drawn = candidates[torch.randint(len(candidates), (count,))]
+        seeds = F.normalize(drawn.float()) * self.matrix.norm(dim=1).mean()
+        self.matrix.copy_(torch.where(unused.unsqueeze(1), seeds, self.matrix))
+        self.usage.masked_fill_(unused, 1 / count)
 
     def _similarities(self, candidates: Tensor) -> Tensor:
         with torch.autocast(self.matrix.device.type, enabled=False):

@@ -35,6 +35,9 @@ class FITConfig(ModelConfig):
         default="decaying", description="in training: soft with decaying temperature, soft at 1, or hard"
     )
     decay_epochs: float = Field(default=1.0, gt=0)
+    revival: bool = Field(
+        default=False, description="replace unused meta queries by candidates during the first epoch; ours"
+    )
     interaction: Literal["din", "dien", "deepfm", "can"] = Field(
         default="din", description="how a query meets the history (docs/interaction-units.md)"
     )
@@ -52,9 +55,11 @@ class FITConfig(ModelConfig):
     head_width: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
-    def _positions_are_read(self) -> Self:
+    def _every_option_is_read(self) -> Self:
         if self.positions and self.meta_queries and self.interaction != "din":
             raise ValueError(f"positions: only interaction din has them, not {self.interaction}")
+        if self.revival and not self.meta_queries:
+            raise ValueError("revival: there are no meta queries to revive")
         return self
 
 
@@ -75,7 +80,7 @@ class FIT(PreRankingModel):
         positions = inputs.history_length if config.positions else 0
         self.index_columns = 1 if queried else 0
         if queried:
-            self.queries = MetaQuery(config.meta_queries, width, config.self_attention, config.keys)
+            self.queries = MetaQuery(config.meta_queries, width, config.self_attention, config.keys, config.revival)
             self.unit = _unit(config, inputs, width, positions)
         else:
             self.pool = RecencyPool(positions) if positions else mean_pool
@@ -126,6 +131,8 @@ class FIT(PreRankingModel):
         if not self.index_columns:
             return super().relaxed(batch, epochs)
         keys = self.behaviour(batch.items).unflatten(0, batch.labels.shape)
+        if self.config.revival and self.training and epochs < 1:
+            self.queries.revive(keys.detach().flatten(0, 1))
         queries, profile = self._training_query(keys, epochs), self.user_fields(batch.user)
         interest, losses = self.unit.relaxed(queries, self.history(batch), self._by_field(profile))
         items = self._item_heads(batch.items).unflatten(0, batch.labels.shape)
