@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from prerank.config import Strict, override, parse, read_yaml
 from prerank.errors import ConfigError
+from prerank.models.registry import MODELS
 from prerank.training.config import read_run
 
 
@@ -141,7 +142,7 @@ training: {batch_rows: 64}
     [
         ("training.bath_rows=3", "run.yaml: training.bath_rows: unknown key; did you mean 'batch_rows'?"),
         ("model.meta_query=3", "run.yaml: model: meta_query: unknown key; did you mean 'meta_queries'?"),
-        ("model.name=fitt", "run.yaml: model.name: 'fitt' is not a model; models: two_tower, fit"),
+        ("model.name=fitt", "run.yaml: model.name: 'fitt' is not a model; models: " + ", ".join(MODELS)),
         ("training.patience=0", "run.yaml: training.patience: input should be greater than or equal to 1 (got 0)"),
         ("seed=one", "run.yaml: seed: input should be a valid integer"),
         ("model=3", "run.yaml: model: input should be a valid dictionary (got 3)"),
