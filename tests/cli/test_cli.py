@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prerank.cli.main import run
 from prerank.data.log import Dataset
 from prerank.data.sources.synthetic import checkerboard, write_tables
 
@@ -28,22 +27,6 @@ COMMANDS = (
     ["rank"],
     ["demo"],
 )
-
-
-@pytest.fixture
-def prerank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prerank:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prerank", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            run()
-        captured = capsys.readouterr()
-        code = stop.value.code
-        assert isinstance(code, int)
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

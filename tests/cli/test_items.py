@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import polars as pl
 import pytest
 import torch
 
-from prerank.cli.main import run
 from prerank.data.encoder import Encoder
 from prerank.data.log import Dataset
 from prerank.models.registry import create, model_config
@@ -21,21 +19,6 @@ from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker
 
 Prerank = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def prerank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prerank:
-    """Runs the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prerank", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            run()
-        captured = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

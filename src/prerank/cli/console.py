@@ -19,11 +19,10 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-class TrainingDisplay:
-    """Tells of training on stderr: loss, AUC, rows per second and time left."""
+class _Display:
+    """A progress bar on stderr, shown within a ``with`` block; nothing where stderr is not a terminal."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -44,6 +43,14 @@ class TrainingDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+
+
+class TrainingDisplay(_Display):
+    """Tells of training on stderr: loss, AUC, rows per second and time left."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
     def message(self, text: str) -> None:
         err.print(f"{self.name}: {text}", markup=False)
@@ -72,30 +79,12 @@ class TrainingDisplay:
         self.message("  ".join(parts))
 
 
-class EncodingDisplay:
+class EncodingDisplay(_Display):
     """Tells of the encoding of a catalogue on stderr: items done, and items per second."""
 
     def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("items"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            disable=not err.is_terminal,
-            transient=True,
-        )
-        self.task = self.bar.add_task("items", total=None)
+        super().__init__("items")
         self.begun = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
 
     def progress(self, done: int, total: int) -> None:
         """So many of all items are encoded."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prerank import __version__
 from prerank.errors import ArtefactError
@@ -88,6 +88,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def lock_file(directory: Path) -> IO[str]:
+    """The open file that whoever changes the directory locks.
+
+    Raises:
+        ArtefactError: the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return (directory / ".lock").open("w")
+    except OSError as error:
+        raise ArtefactError(f"{directory}: cannot be written: {error.strerror}") from None
+
+
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold the directory's lock, which the system releases even if the process is killed.
@@ -95,12 +108,7 @@ def exclusive(directory: Path) -> Iterator[None]:
     Raises:
         ArtefactError: another process holds it, or the directory cannot be written.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
-    except OSError as error:
-        raise ArtefactError(f"{directory}: cannot be written: {error.strerror}") from None
-    with lock:
+    with lock_file(directory) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,7 +146,7 @@ def verify(directory: Path, check: Check = "auto") -> dict[str, Any]:
 
     Args:
         directory: what was sealed.
-        check: ``full`` hashes every byte. ``auto``, too, as long as that takes about a second: it hashes whole files,
+        check: ``full`` hashes every byte. ``auto``, too, up to a bound that keeps opening quick: it hashes whole files,
             the smallest first, up to a total of ``WHOLE`` bytes, and of each larger file the first, the last and
             ``SAMPLES`` random blocks.
 

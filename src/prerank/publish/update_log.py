@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prerank.errors import ArtefactError
-from prerank.publish.files import sync
+from prerank.publish.files import lock_file, sync
 
 MAGIC = b"PRUL"
 HEAD = struct.Struct("<4sIII")
@@ -126,11 +126,6 @@ def writing(directory: Path) -> Iterator[None]:
     Raises:
         ArtefactError: the directory cannot be written.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
-    except OSError as error:
-        raise ArtefactError(f"{directory}: cannot be written: {error.strerror}") from None
-    with lock:
+    with lock_file(directory) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
