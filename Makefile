@@ -54,17 +54,23 @@ docs: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) $(VENV)-oracles build dist
 
-# The runs behind the results in README.md; ML1M and SPORTS name the folders with the raw files.
+# The runs behind results/ml-1m*.json and results/amazon-sports.json; ML1M and SPORTS name the folders with the raw
+# files. An interrupted run goes on, a finished one is kept. EPOCHS bounds each training; it ends earlier by itself.
 ML1M ?= data/raw/ml-1m
 SPORTS ?= data/raw/amazon-sports
+EPOCHS ?= 20
 .PHONY: study
 study: $(VENV)/.demo
 	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m --preset fit
-	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m-shuffled --preset fit --set ties=shuffled
+	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m-din --preset din
+	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m-din-shuffled --preset din --set ties=shuffled
 	$(BIN)/prerank data build amazon-sports --from $(SPORTS) --to data/amazon-sports
-	for data in ml-1m ml-1m-shuffled amazon-sports; do \
+	for data in ml-1m ml-1m-din ml-1m-din-shuffled amazon-sports; do \
+		configs=configs/$${data%-din*}; \
 		for model in two_tower fit; do \
-			$(BIN)/prerank fit configs/$${data%-shuffled}/$$model.yaml --set data=data/$$data --out runs/$$data/$$model || exit; \
+			test -f runs/$$data/$$model/report.json || \
+			$(BIN)/prerank fit $$configs/$$model.yaml --set data=data/$$data --set training.max_epochs=$(EPOCHS) \
+				--out runs/$$data/$$model || exit; \
 		done; \
 		$(BIN)/prerank compare runs/$$data/two_tower runs/$$data/fit --json results/$$data.json || exit; \
 	done
