@@ -59,6 +59,15 @@ class MetaQuery(nn.Module):
         with torch.autocast(self.matrix.device.type, enabled=False):
             return (self.matrix @ self.matrix.T) @ self.matrix
 
+    def folded(self) -> MetaQuery:
+        """The same query group, computed; for the user side, since keys may be the raw rows."""
+        if not self.self_attention:
+            return self
+        group = self.group().detach()
+        fixed = MetaQuery(group.shape[0], group.shape[1], False, self.keys)
+        fixed.matrix = nn.Parameter(group, requires_grad=False)
+        return fixed
+
     def index(self, candidates: Tensor) -> Tensor:
         """(...) int64 query index of each (..., D) candidate; the temperature cannot change it (FIT eq. 8)."""
         return self._similarities(candidates).argmax(dim=-1)

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prerank.batch import Features, History, Ragged
+from prerank.batch import Features
 from prerank.errors import ArtefactError, RequestError
 from prerank.publish.bundle import Bundle, load_bundle
 from prerank.publish.checksums import Check
 from prerank.publish.files import MANIFEST
 from prerank.publish.follower import UPDATES
 from prerank.publish.item_ids import Ints
+from prerank.publish.plan.base import Plan
+from prerank.publish.plan.choice import serving_plan
 from prerank.publish.store import ItemStore
 
 CURRENT = "CURRENT"
@@ -35,6 +37,7 @@ class Generation:
     name: str
     bundle: Bundle
     store: ItemStore
+    plan: Plan
 
     @torch.inference_mode()
     def logits(
@@ -54,14 +57,10 @@ class Generation:
         Raises:
             RequestError: a field or value that the encoder refuses, or a history of the wrong form.
         """
-        encoder, model, device = self.bundle.encoder, self.bundle.model, self.bundle.device
+        encoder = self.bundle.encoder
         features = encoder.encode_values("user", [user]).beside(encoder.encode_values("context", [context]))
-        table, unknown = self._behaviours(past[max(0, len(past) - encoder.history) :])
-        steps = Ragged(torch.arange(len(table)), torch.tensor([0, len(table)]))
-        history = History(table.to(device), steps.map(lambda tensor: tensor.to(device)))
-        user_side = model.user(features.map(lambda tensor: tensor.to(device)), history)
-        logits = model.score(user_side, self.store.gather(positions).to(device))
-        return logits.double().cpu().numpy(), unknown
+        behaviours, unknown = self._behaviours(past[max(0, len(past) - encoder.history) :])
+        return self.plan.logits(features, behaviours, self.store, positions).astype(np.float64), unknown
 
     def _behaviours(self, past: Sequence[Any]) -> tuple[torch.Tensor, int]:
         """(L, D) embeddings of past behaviours, and how many of them are items that the store does not have."""
@@ -82,13 +81,16 @@ class Generation:
         return self.bundle.model.behaviour(features.map(lambda tensor: tensor.to(self.bundle.device)))
 
 
-def open_generation(directory: Path, check: Check = "auto", *, preload: bool = False) -> Generation:
+def open_generation(
+    directory: Path, check: Check = "auto", *, preload: bool = False, device: torch.device | str = "cpu"
+) -> Generation:
     """Open a generation after checking its files; the store is mapped, not read.
 
     Args:
         directory: the generation.
         check: how thoroughly files are checked (see ``prerank.publish.files.verify``).
         preload: read the whole store now, so that no request waits for the disk.
+        device: where the model computes.
 
     Raises:
         ArtefactError: a file is missing, changed or additional, the directory holds a model without a store, or the
@@ -98,7 +100,8 @@ def open_generation(directory: Path, check: Check = "auto", *, preload: bool = F
     if not (directory / STORE).is_dir():
         raise ArtefactError(f"{directory}: holds a model without an item store; publish it with: prerank publish")
     store = ItemStore.open(directory / STORE, log_of(directory), preload=preload)
-    return Generation(store.generation, bundle, store)
+    bundle.model.to(device)
+    return Generation(store.generation, bundle, store, serving_plan(bundle.model, store))
 
 
 def log_of(generation: Path) -> Path | None:

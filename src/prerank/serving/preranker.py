@@ -71,9 +71,7 @@ class PreRanker:
         Raises:
             ArtefactError: nothing is published there, or a file of it is missing, changed or additional.
         """
-        generation = open_generation(locate(Path(directory)), check, preload=preload)
-        generation.bundle.model.to(device)
-        return cls(generation)
+        return cls(open_generation(locate(Path(directory)), check, preload=preload, device=device))
 
     def rank(
         self,

@@ -1,0 +1,93 @@
+"""Which plan serves a model: the fastest one that gives the model's own logits."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+
+import numpy as np
+import torch
+
+from prerank.batch import Features
+from prerank.layers.folding import folded
+from prerank.models.base import PreRankingModel
+from prerank.models.fit import FIT
+from prerank.models.two_tower import TwoTower
+from prerank.publish.plan.base import PlainPlan, Plan
+from prerank.publish.store import ItemStore
+
+TOLERANCE = 1e-5
+"""Largest difference of a plan's logit from the model's, times max(1, |logit|): sums in another order."""
+
+CANDIDATES = 50  # that a plan proves itself on
+
+log = logging.getLogger(__name__)
+
+
+def serving_plan(model: PreRankingModel, store: ItemStore) -> Plan:
+    """The fastest plan that is there for a model and proves itself on items of its store.
+
+    Args:
+        model: in evaluation mode, on the device that it will serve from.
+        store: its items.
+
+    Returns:
+        The plan made for this kind of model; where there is none, or it cannot be built or does not give the model's
+        logits, the model's own functions on folded weights; the model as it is, should that fail, too.
+    """
+    plain = PlainPlan(model)
+    for make in (_own, _folded):
+        try:
+            plan = make(model)
+            prove(plan, plain, model, store)
+        except ModuleNotFoundError as error:
+            log.info("%s: no plan of its own without %s; pip install 'prerank[serve]'", _name(model), error.name)
+        except NotImplementedError as error:
+            log.info("%s: no plan of its own: %s", _name(model), error)
+        except Exception as error:  # whatever it is, the model itself can still answer
+            log.warning("%s: plan %s is not used: %s", _name(model), make.__name__[1:], error)
+        else:
+            return plan
+    return plain
+
+
+@torch.inference_mode()
+def prove(plan: Plan, plain: Plan, model: PreRankingModel, store: ItemStore) -> None:
+    """Compare two plans on random items and histories, which also compiles what the first request would wait for.
+
+    Raises:
+        ArithmeticError: they differ.
+    """
+    rng, inputs = np.random.default_rng(0), model.inputs
+    for length in (0, 1, min(inputs.history_length, 20)):
+        ids = {name: torch.from_numpy(rng.integers(size, size=1)) for name, size in inputs.user.items()}
+        past = torch.from_numpy(rng.normal(size=(length, model.behaviour_width)).astype(np.float32))
+        positions = rng.integers(len(store), size=CANDIDATES)
+        expected, given = (way.logits(Features(ids, 1), past, store, positions) for way in (plain, plan))
+        difference = np.abs(given - expected) / np.maximum(1, np.abs(expected))
+        if not (difference <= TOLERANCE).all():
+            raise ArithmeticError(f"a logit differs from the model's by {np.max(difference):.2g}")
+
+
+def _own(model: PreRankingModel) -> Plan:
+    device = next(model.parameters()).device.type
+    if device != "cpu":
+        raise NotImplementedError(f"there is none for device {device}")
+    match model:
+        case FIT() if model.index_columns:
+            place, name = "fit", "FITPlan"
+        case FIT() | TwoTower():
+            place, name = "heads", "HeadsPlan"
+        case _:
+            raise NotImplementedError("there is none for this model")
+    # only here, since Numba is optional and takes its time to be imported
+    plan: Plan = getattr(import_module(f"prerank.publish.plan.{place}"), name)(model)
+    return plan
+
+
+def _folded(model: PreRankingModel) -> Plan:
+    return PlainPlan(folded(model))
+
+
+def _name(model: PreRankingModel) -> str:
+    return type(model).__name__

@@ -1,0 +1,181 @@
+"""FIT in serving (sec. 4.3.2): all that depends on the meta queries alone is computed once.
+
+What a request leaves to do, for N queries and L past behaviours:
+
+    attention, first layer   e -> W_n e + c_n, with W [q, e, q-e, q*e] = (W2 - W3 + W4 diag(q)) e + (W1 + W3) q
+    user tower, first layer  the share of q and the bias are a constant of each query, the user fields' share is
+                             computed once, which leaves the pooled interest
+
+both exactly the model's values, up to rounding. BatchNorm is folded everywhere, the one inside Dice included.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prerank.batch import Features
+from prerank.layers.dice import DiceLinear
+from prerank.layers.folding import folded
+from prerank.layers.interaction import DINUnit
+from prerank.layers.similarity import ScaledDot, normalised
+from prerank.models.fit import FIT
+from prerank.publish.item_ids import Ints
+from prerank.publish.plan import kernels
+from prerank.publish.plan.base import Floats, Plan
+from prerank.publish.plan.scoring import HeadScores, array
+from prerank.publish.store import ItemStore
+
+CACHED = 1 << 16  # numbers of one block of the attention: with its outputs, what a core's second cache holds
+FEW = 0.8  # below this share of the queries, only those that the candidates use are computed
+
+
+class FITPlan(Plan):
+    """FIT with meta queries and attention."""
+
+    def __init__(self, model: FIT) -> None:
+        """Fold a model in evaluation mode, on the CPU.
+
+        Raises:
+            NotImplementedError: a part of the model has no folded form here.
+        """
+        model = folded(model)
+        queries = model.queries.group()
+        self.queries = len(queries)
+        self.user_fields = model.user_fields
+        self.attention = _Attention(model.unit, queries)
+        self.tower = _QueriedTower(model, queries)
+        self.scores = HeadScores(model.scorer)
+
+    def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
+        """See ``Plan``."""
+        assert store.index is not None
+        choices = np.asarray(store.index)[positions, 0]
+        used = np.flatnonzero(np.bincount(choices, minlength=self.queries))
+        chosen = None
+        if len(used) < FEW * self.queries:
+            places = np.zeros(self.queries, dtype=choices.dtype)
+            places[used] = np.arange(len(used))
+            choices, chosen = places[choices], torch.from_numpy(used)
+        interest = self.attention(past, chosen)
+        users = self.tower(self.user_fields(features), interest, chosen)
+        return self.scores(users.numpy(), choices, store, positions)
+
+
+class _Attention:
+    """DIN's unit for a fixed group of N queries: the (n, D) pooled interests of those asked for."""
+
+    def __init__(self, unit: nn.Module, queries: Tensor) -> None:
+        if not isinstance(unit, DINUnit):
+            raise NotImplementedError(f"{type(unit).__name__} has no folded form")
+        query, step, difference, product = unit.first.weight.chunk(4, dim=1)
+        self.steps = (step - difference + product * queries.unsqueeze(1)).contiguous()  # (N, hidden, D)
+        of_queries = queries @ (query + difference).T + unit.first.bias
+        self.places = 1
+        positions = getattr(unit, "positions", None)
+        if positions is None:
+            self.constants = of_queries.unsqueeze(0)
+        else:  # (places, N, hidden), the most recent place last
+            self.places = len(positions)
+            self.constants = (of_queries + positions.unsqueeze(1)).flip(0).contiguous()
+        self.layers = [_Dice.of(layer) for layer in unit.rest if isinstance(layer, DiceLinear)]
+        self.memory = _Memory()
+
+    def __call__(self, past: Tensor, chosen: Tensor | None) -> Tensor:
+        steps, constants = self.steps, self.constants
+        if chosen is not None:
+            steps, constants = steps.index_select(0, chosen), constants.index_select(1, chosen)
+        count, hidden, width = steps.shape
+        if not len(past):
+            return past.new_zeros(count, width)
+        if self.places > 1:
+            constants = _last(constants, len(past))
+        interests = past.new_empty(count, width)
+        size = max(CACHED // (len(past) * hidden), 1)
+        for start in range(0, count, size):
+            block = slice(start, min(start + size, count))
+            x = self.memory.take("first", len(past), (block.stop - start) * hidden)
+            torch.addmm(constants[:, block].flatten(1), past, steps[block].flatten(0, 1).T, out=x)
+            weights = self._weights(x.view(-1, hidden)).view(len(past), -1)
+            torch.mm(weights.T, past, out=interests[block])
+        return interests
+
+    def _weights(self, x: Tensor) -> Tensor:
+        """(rows,) attention weights from the (rows, hidden) outputs of the first layer, which are overwritten."""
+        for number, layer in enumerate(self.layers[:-1]):
+            kernels.dice(x.numpy(), layer.slope, layer.shift, layer.alpha)
+            out = self.memory.take(f"hidden {number}", len(x), layer.weight.shape[1])
+            x = torch.addmm(layer.bias, x, layer.weight, out=out)
+        last, weights = self.layers[-1], self.memory.take("weights", len(x))
+        weight, bias = last.weight.numpy().ravel(), np.float32(last.bias.item())
+        kernels.dice_product(x.numpy(), last.slope, last.shift, last.alpha, weight, bias, weights.numpy())
+        return weights
+
+
+def _last(constants: Tensor, length: int) -> Tensor:
+    """(L, N, hidden): the constants of L places, the most recent one last; places beyond the first share its."""
+    missing = length - len(constants)
+    return constants[-length:] if missing <= 0 else torch.cat([constants[:1].expand(missing, -1, -1), constants])
+
+
+@dataclass(frozen=True, slots=True)
+class _Dice:
+    """A DiceLinear: Dice with its BatchNorm as the gate 1 / (1 + 2^(x * slope + shift)), then weight and bias."""
+
+    slope: Floats
+    shift: Floats
+    alpha: Floats
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, layer: DiceLinear) -> _Dice:
+        scale = torch.rsqrt(layer.running_var + layer.eps) / math.log(2)
+        shift, linear = scale * layer.running_mean, layer.linear
+        weight = linear.weight.detach().T.contiguous()
+        return cls(array(-scale), array(shift), array(layer.alpha), weight, linear.bias.detach())
+
+
+class _QueriedTower:
+    """The user tower on [user fields | interest | query], with a share of the first layer for each of the three."""
+
+    def __init__(self, model: FIT, queries: Tensor) -> None:
+        layers = [layer for layer in model.user_tower.layers if isinstance(layer, nn.Linear)]
+        self.normalise = model.config.scorer == "cosine"
+        if not isinstance(model.scorer, ScaledDot):
+            layers.append(model.user_heads)
+        first, width = layers[0], queries.shape[1]
+        sizes = [first.in_features - 2 * width, width, width]
+        self.of_profile, self.of_interest, of_query = (part.T.contiguous() for part in first.weight.split(sizes, dim=1))
+        self.constants = torch.addmm(first.bias, queries, of_query)
+        self.rest = [(layer.weight.T.contiguous(), layer.bias) for layer in layers[1:]]
+        self.rectified = len(model.user_tower.layers) // 2
+
+    def __call__(self, profile: Tensor, interest: Tensor, chosen: Tensor | None) -> Tensor:
+        """(n, W) representations for (1, U) user fields and the (n, D) interests of the queries asked for."""
+        constants = self.constants if chosen is None else self.constants.index_select(0, chosen)
+        x = torch.addmm(constants + profile @ self.of_profile, interest, self.of_interest).relu_()
+        for depth, (weight, bias) in enumerate(self.rest, start=1):
+            x = torch.addmm(bias, x, weight)
+            if depth < self.rectified:
+                x.relu_()
+        return normalised(x) if self.normalise else x
+
+
+class _Memory(threading.local):
+    """Working memory that a thread keeps from one request to the next, so that no request waits for fresh pages."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Uninitialised float32, valid until the same thread takes the same name again."""
+        size = math.prod(shape)
+        if name not in self.held or len(self.held[name]) < size:
+            self.held[name] = torch.empty(size)
+        return self.held[name][:size].view(shape)

@@ -1,0 +1,33 @@
+"""Models whose ``score`` is their scorer: the folded user side, then one pass over the store's rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from prerank.batch import Features
+from prerank.layers.folding import folded
+from prerank.models.fit import FIT
+from prerank.models.two_tower import TwoTower
+from prerank.publish.item_ids import Ints
+from prerank.publish.plan.base import Floats, Plan, one_history
+from prerank.publish.plan.scoring import HeadScores
+from prerank.publish.store import ItemStore
+
+
+class HeadsPlan(Plan):
+    """One representation of the user against those of the items: Two-Tower, FIT w/o MQM."""
+
+    def __init__(self, model: TwoTower | FIT) -> None:
+        """Fold a model in evaluation mode, on the CPU.
+
+        Raises:
+            NotImplementedError: the scorer has no pass of its own.
+        """
+        self.model = folded(model)
+        self.scores = HeadScores(model.scorer)
+
+    def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
+        """See ``Plan``."""
+        user = self.model.user(features, one_history(past))
+        return self.scores(user.contiguous().numpy(), np.zeros(len(positions), dtype=np.uint8), store, positions)
