@@ -77,12 +77,11 @@ class _Attention:
         self.steps = (step - difference + product * queries.unsqueeze(1)).contiguous()  # (N, hidden, D)
         of_queries = queries @ (query + difference).T + unit.first.bias
         self.places = 1
-        positions = getattr(unit, "positions", None)
-        if positions is None:
+        if unit.positions is None:
             self.constants = of_queries.unsqueeze(0)
         else:  # (places, N, hidden), the most recent place last
-            self.places = len(positions)
-            self.constants = (of_queries + positions.unsqueeze(1)).flip(0).contiguous()
+            self.places = len(unit.positions)
+            self.constants = (of_queries + unit.positions.unsqueeze(1)).flip(0).contiguous()
         self.layers = [_Dice.of(layer) for layer in unit.rest if isinstance(layer, DiceLinear)]
         self.memory = _Memory()
 

@@ -1,0 +1,232 @@
+"""Every plan gives the model's own logits, whatever the model, the request and the store."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.test_contract import FIT, VARIANTS
+from torch import Tensor, nn
+
+from prerank.batch import Features
+from prerank.data.loader import EncodedDataset
+from prerank.layers.folding import folded
+from prerank.models import fit
+from prerank.models.base import PreRankingModel
+from prerank.models.registry import create, model_config
+from prerank.publish.plan import fit as fit_plan
+from prerank.publish.plan.base import Floats, PlainPlan, Plan
+from prerank.publish.plan.choice import serving_plan
+from prerank.publish.plan.fit import FITPlan
+from prerank.publish.plan.heads import HeadsPlan
+from prerank.publish.store import ItemStore
+from prerank.schema import Inputs
+
+INPUTS = Inputs(
+    user={"user_id": 30, "age": 5, "city": 9},
+    item={"item_id": 90, "genre": 7},
+    history=("item_id", "genre"),
+    user_id="user_id",
+    item_id="item_id",
+    history_length=12,
+)
+ITEMS = 90
+TWO_TOWER = VARIANTS["two_tower"]
+
+
+def model_of(values: dict[str, Any], seed: int = 0) -> PreRankingModel:
+    """A model in which every parameter and every statistic matters."""
+    torch.manual_seed(seed)
+    model = create(model_config(values, "test"), INPUTS)
+    for parameter in model.parameters():
+        if parameter.dim() < 2:
+            nn.init.normal_(parameter, std=0.4)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.3)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.3, 2)
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def store_of(model: PreRankingModel, dtype: str = "float32") -> ItemStore:
+    features = Features({"item_id": torch.arange(ITEMS), "genre": torch.arange(ITEMS) % 7}, ITEMS)
+    items, past = model.item(features).numpy(), model.behaviour(features).numpy()
+    leading = model.index_columns
+    return ItemStore(
+        generation="g",
+        kind="int",
+        keys=np.arange(ITEMS),
+        index=items[:, :leading].astype(np.uint8) if leading else None,
+        rows=items[:, leading:].astype(dtype),
+        behaviours=np.concatenate([past, np.zeros_like(past[:1])]).astype(dtype),
+        titles=None,
+    )
+
+
+def plan_of(model: PreRankingModel) -> FITPlan:
+    assert isinstance(model, fit.FIT)
+    return FITPlan(model)
+
+
+def requests(model: PreRankingModel, lengths: list[int], seed: int = 0) -> list[tuple[Features, Tensor, Any]]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for length in lengths:
+        ids = {name: torch.from_numpy(rng.integers(size, size=1)) for name, size in INPUTS.user.items()}
+        past = torch.from_numpy(rng.normal(size=(length, model.behaviour_width)).astype(np.float32))
+        made.append((Features(ids, 1), past, rng.integers(ITEMS, size=rng.integers(0, 300))))
+    return made
+
+
+@torch.inference_mode()
+def logits(plan: Plan, store: ItemStore, request: tuple[Features, Tensor, Any]) -> Floats:
+    return plan.logits(request[0], request[1], store, request[2])
+
+
+def assert_same(plan: Plan, model: PreRankingModel, store: ItemStore, lengths: list[int]) -> None:
+    """Within 1e-5 of the model's own functions."""
+    for request in requests(model, lengths):
+        expected = logits(PlainPlan(model), store, request)
+        given = logits(plan, store, request)
+        assert given.shape == expected.shape
+        assert (np.abs(given - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_every_model_is_served_with_its_own_logits(variant: str, dtype: str) -> None:
+    model = model_of(VARIANTS[variant])
+    store = store_of(model, dtype)
+    plan = serving_plan(model, store)
+    assert not (isinstance(plan, PlainPlan) and plan.model is model), "it is not even folded"
+    assert_same(plan, model, store, [0, 1, 2, 5, 12, 13, 50])
+
+
+@pytest.mark.parametrize("attention", [(5,), (8, 4), (7, 3, 2)])
+@pytest.mark.parametrize("heads", [(1, 1), (2, 2), (3, 2), (2, 3), (4, 5)])
+@pytest.mark.parametrize("scorer", ["lss", "fc", "sum_max"])
+def test_fit_of_any_shape(attention: tuple[int, ...], heads: tuple[int, int], scorer: str) -> None:
+    sizes = {"attention": attention, "user_heads": heads[0], "item_heads": heads[1], "scorer": scorer}
+    model = model_of({**FIT, **sizes, "tower": (9,) * len(attention), "embedding": 3, "head_width": 5})
+    store = store_of(model)
+    plan = serving_plan(model, store)
+    assert isinstance(plan, FITPlan)
+    assert_same(plan, model, store, [0, 3, 11])
+
+
+def test_blocks_of_queries_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_plan, "CACHED", 100)
+    for positions in (False, True):
+        model = model_of({**FIT, "positions": positions})
+        assert_same(plan_of(model), model, store_of(model), [1, 4, 12, 30])
+
+
+@pytest.mark.parametrize("positions", [False, True])
+def test_only_the_queries_that_candidates_use_are_computed(positions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of({**FIT, "positions": positions})
+    store, plan = store_of(model), plan_of(model)
+    assert store.index is not None
+    computed: list[Tensor] = []
+    attention = type(plan.attention)
+    whole = attention.__call__
+
+    def watched(self: Any, past: Tensor, chosen: Tensor) -> Tensor:
+        computed.append(chosen)
+        return whole(self, past, chosen)
+
+    monkeypatch.setattr(attention, "__call__", watched)
+    request = requests(model, [9])[0]
+    used = np.unique(store.index)[:2]
+    positions_of_two = np.flatnonzero(np.isin(store.index[:, 0], used))
+    assert len(used) == 2
+    few = (request[0], request[1], positions_of_two)
+    np.testing.assert_allclose(logits(plan, store, few), logits(PlainPlan(model), store, few), rtol=1e-5, atol=1e-5)
+    assert computed[0].tolist() == used.tolist()
+
+
+def test_each_kind_of_model_has_the_plan_made_for_it() -> None:
+    for variant, kind in (("fit", FITPlan), ("two_tower", HeadsPlan), ("fit w/o MQM", HeadsPlan)):
+        model = model_of(VARIANTS[variant])
+        assert type(serving_plan(model, store_of(model))) is kind
+
+
+def test_without_numba_a_folded_model_serves(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of(FIT)
+    store = store_of(model)
+    for module in ("kernels", "scoring", "heads", "fit"):
+        monkeypatch.delitem(sys.modules, f"prerank.publish.plan.{module}", raising=False)
+        monkeypatch.delattr(f"prerank.publish.plan.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with caplog.at_level(logging.INFO):
+        plan = serving_plan(model, store)
+    assert isinstance(plan, PlainPlan) and plan.model is not model
+    assert "prerank[serve]" in caplog.text
+    assert_same(plan, model, store, [0, 7])
+
+
+@pytest.mark.parametrize(("values", "kind"), [(FIT, FITPlan), (TWO_TOWER, HeadsPlan)])
+def test_a_plan_that_is_wrong_is_not_used(
+    values: dict[str, Any], kind: type[Plan], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of(values)
+    store = store_of(model)
+    right = kind.logits
+    monkeypatch.setattr(kind, "logits", lambda *arguments: right(*arguments) + np.float32(1e-3))
+    plan = serving_plan(model, store)
+    assert isinstance(plan, PlainPlan) and plan.model is not model
+    assert "a logit differs from the model's by 0.001" in caplog.text
+    assert_same(plan, model, store, [0, 7])
+
+
+def test_when_folding_fails_the_model_itself_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of(VARIANTS["wide_deep"])
+
+    def fails(model: PreRankingModel) -> PreRankingModel:
+        raise ValueError(f"{type(model).__name__} cannot be folded")
+
+    monkeypatch.setattr("prerank.publish.plan.choice.folded", fails)
+    plan = serving_plan(model, store_of(model))
+    assert isinstance(plan, PlainPlan) and plan.model is model
+    assert "WideDeep cannot be folded" in caplog.text
+
+
+def test_threads_share_a_plan() -> None:
+    model = model_of(FIT)
+    store, plan = store_of(model), plan_of(model)
+    several = requests(model, [*range(0, 48, 2)] * 4)
+    expected = [logits(plan, store, request) for request in several]
+    with ThreadPoolExecutor(8) as threads:
+        given = list(threads.map(lambda request: logits(plan, store, request), several * 3))
+    for number, answer in enumerate(given):
+        assert np.array_equal(answer, expected[number % len(several)])
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_folding_leaves_no_norm_copies_no_table_and_changes_no_model(variant: str) -> None:
+    model = model_of(VARIANTS[variant])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    copy = folded(model)
+    norms = [module for module in copy.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert not norms
+    for mine, theirs in zip(copy.user_fields.tables, model.user_fields.tables, strict=True):
+        assert mine.data_ptr() == theirs.data_ptr()
+    assert dict.fromkeys(before, True) == {
+        name: torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()
+    }
+
+
+def test_evaluation_of_a_trained_model_is_not_touched(encoded: EncodedDataset) -> None:
+    """A model whose weights still learn can be folded; gradients do not reach what is shared."""
+    model = create(model_config(TWO_TOWER, "test"), encoded.encoder.inputs)
+    folded(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.training
