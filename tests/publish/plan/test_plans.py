@@ -19,11 +19,13 @@ from prerank.layers.folding import folded
 from prerank.models import fit
 from prerank.models.base import PreRankingModel
 from prerank.models.registry import create, model_config
+from prerank.publish.key_table import KeyTable
 from prerank.publish.plan import fit as fit_plan
 from prerank.publish.plan.base import Floats, PlainPlan, Plan
 from prerank.publish.plan.choice import serving_plan
 from prerank.publish.plan.fit import FITPlan
 from prerank.publish.plan.heads import HeadsPlan
+from prerank.publish.precision import PRECISIONS, Precision, Vectors
 from prerank.publish.store import ItemStore
 from prerank.schema import Inputs
 
@@ -55,17 +57,20 @@ def model_of(values: dict[str, Any], seed: int = 0) -> PreRankingModel:
 
 
 @torch.inference_mode()
-def store_of(model: PreRankingModel, dtype: str = "float32") -> ItemStore:
+def store_of(model: PreRankingModel, precision: Precision = "float32") -> ItemStore:
     features = Features({"item_id": torch.arange(ITEMS), "genre": torch.arange(ITEMS) % 7}, ITEMS)
-    items, past = model.item(features).numpy(), model.behaviour(features).numpy()
+    items, past = model.item(features), model.behaviour(features)
     leading = model.index_columns
+    keys = np.arange(ITEMS)
     return ItemStore(
         generation="g",
         kind="int",
-        keys=np.arange(ITEMS),
-        index=items[:, :leading].astype(np.uint8) if leading else None,
-        rows=items[:, leading:].astype(dtype),
-        behaviours=np.concatenate([past, np.zeros_like(past[:1])]).astype(dtype),
+        salt=0,
+        table=KeyTable.build(keys),
+        index=items[:, :leading].numpy().astype(np.uint8) if leading else None,
+        precision=precision,
+        rows=Vectors.store(items[:, leading:], precision),
+        behaviours=Vectors.store(torch.cat([past, torch.zeros_like(past[:1])]), precision),
         titles=None,
     )
 
@@ -99,11 +104,11 @@ def assert_same(plan: Plan, model: PreRankingModel, store: ItemStore, lengths: l
         assert (np.abs(given - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_every_model_is_served_with_its_own_logits(variant: str, dtype: str) -> None:
+def test_every_model_is_served_with_its_own_logits(variant: str, precision: Precision) -> None:
     model = model_of(VARIANTS[variant])
-    store = store_of(model, dtype)
+    store = store_of(model, precision)
     plan = serving_plan(model, store)
     assert not (isinstance(plan, PlainPlan) and plan.model is model), "it is not even folded"
     assert_same(plan, model, store, [0, 1, 2, 5, 12, 13, 50])

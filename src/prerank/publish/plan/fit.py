@@ -54,8 +54,7 @@ class FITPlan(Plan):
 
     def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
         """See ``Plan``."""
-        assert store.index is not None
-        choices = np.asarray(store.index)[positions, 0]
+        choices = store.indices(positions)[:, 0]
         used = np.flatnonzero(np.bincount(choices, minlength=self.queries))
         chosen = None
         if len(used) < FEW * self.queries:

@@ -39,17 +39,10 @@ class HeadScores:
             store: where the candidates are.
             positions: (K,) the candidates' positions in the store.
         """
-        rows = np.asarray(store.rows)
-        if rows.dtype != np.float32:
-            rows, positions = _decoded(store, positions), np.arange(len(positions))
+        rows, places = store.floats(positions)
         similarities = np.empty((self.user_heads * self.item_heads, len(positions)), dtype=np.float32)
-        kernels.similarities(users, choices, rows, positions, self.user_heads, self.item_heads, similarities)
+        kernels.similarities(users, choices, rows, places, self.user_heads, self.item_heads, similarities)
         return self.join(similarities)
-
-
-def _decoded(store: ItemStore, positions: Ints) -> Floats:
-    items: Floats = store.gather(positions).numpy()
-    return np.ascontiguousarray(items[:, items.shape[1] - store.rows.shape[1] :])
 
 
 def _taken_apart(scorer: nn.Module) -> tuple[int, int, Join]:
