@@ -15,6 +15,7 @@ from prerank.models.fit import FIT
 from prerank.models.two_tower import TwoTower
 from prerank.publish.plan.base import PlainPlan, Plan
 from prerank.publish.store import ItemStore
+from prerank.schema import Inputs
 
 TOLERANCE = 1e-5
 """Largest difference of a plan's logit from the model's, times max(1, |logit|): sums in another order."""
@@ -60,13 +61,22 @@ def prove(plan: Plan, plain: Plan, model: PreRankingModel, store: ItemStore) -> 
     """
     rng, inputs = np.random.default_rng(0), model.inputs
     for length in (0, 1, min(inputs.history_length, 20)):
-        ids = {name: torch.from_numpy(rng.integers(size, size=1)) for name, size in inputs.user.items()}
+        user = random_user(inputs, rng)
         past = torch.from_numpy(rng.normal(size=(length, model.behaviour_width)).astype(np.float32))
         positions = rng.integers(len(store), size=CANDIDATES)
-        expected, given = (way.logits(Features(ids, 1), past, store, positions) for way in (plain, plan))
+        expected, given = (way.logits(user, past, store, positions) for way in (plain, plan))
         difference = np.abs(given - expected) / np.maximum(1, np.abs(expected))
         if not (difference <= TOLERANCE).all():
             raise ArithmeticError(f"a logit differs from the model's by {np.max(difference):.2g}")
+
+
+def random_user(inputs: Inputs, rng: np.random.Generator) -> Features:
+    """One row of user and context fields."""
+    columns = {
+        name: rng.integers(values, size=1) if isinstance(values, int) else rng.uniform(-1, 1, 1).astype(np.float32)
+        for name, values in inputs.user.items()
+    }
+    return Features({name: torch.from_numpy(column) for name, column in columns.items()}, 1)
 
 
 def _own(model: PreRankingModel) -> Plan:

@@ -77,7 +77,8 @@ def _fully_connected(scorer: FullyConnectedScorer) -> Join:
     hidden, project = scorer.hidden, scorer.project
 
     def join(similarities: Floats) -> Floats:
-        logits: Floats = project(hidden(torch.from_numpy(similarities).T)).squeeze(-1).numpy()
+        h = hidden(torch.from_numpy(similarities).T)
+        logits: Floats = project(h.relu_() if scorer.rectified else h).squeeze(-1).numpy()
         return logits
 
     return join
