@@ -73,6 +73,7 @@ def store_of(model: PreRankingModel, precision: Precision = "float32") -> ItemSt
         rows=Vectors.store(items[:, leading:], precision),
         behaviours=Vectors.store(torch.cat([past, torch.zeros_like(past[:1])]), precision),
         titles=None,
+        updates=None,
     )
 
 

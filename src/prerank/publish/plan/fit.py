@@ -54,7 +54,7 @@ class FITPlan(Plan):
 
     def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
         """See ``Plan``."""
-        choices = store.indices(positions)[:, 0]
+        choices = store.indices(positions)[:, 0].astype(np.int64)  # one type whatever the store's: compiled once
         used = np.flatnonzero(np.bincount(choices, minlength=self.queries))
         chosen = None
         if len(used) < FEW * self.queries:

@@ -30,4 +30,4 @@ class HeadsPlan(Plan):
     def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
         """See ``Plan``."""
         user = self.model.user(features, one_history(past))
-        return self.scores(user.contiguous().numpy(), np.zeros(len(positions), dtype=np.uint8), store, positions)
+        return self.scores(user.contiguous().numpy(), np.zeros(len(positions), dtype=np.int64), store, positions)
