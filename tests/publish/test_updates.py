@@ -23,6 +23,8 @@ from prerank.models.registry import create, model_config
 from prerank.publish.bundle import Bundle
 from prerank.publish.encode import encode_catalogue
 from prerank.publish.generation import STORE, Generation, locate, log_of, open_generation
+from prerank.publish.plan.base import PlainPlan
+from prerank.publish.plan.fit import FITPlan
 from prerank.publish.precision import PRECISIONS, Precision, Vectors
 from prerank.publish.publish import publish_bundle
 from prerank.publish.store import ItemStore
@@ -153,6 +155,24 @@ def test_a_score_is_that_of_a_clean_publish(
     rebuilt = gathered(ItemStore.open(tmp_path / "s"), ids)
     torch.testing.assert_close(gathered(updated, ids), rebuilt, rtol=1e-6, atol=1e-6)
     assert not updated.lookup(titled.items["item_id"][20:30].to_list())[1].any()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_plan_scores_upserted_items_as_the_model_does(
+    published: dict[str, Path], tmp_path: Path, precision: Precision
+) -> None:
+    place = copied(published, tmp_path, precision)
+    planned, plain = (open_generation(locate(place), planned=planned) for planned in (True, False))
+    assert isinstance(planned.plan, FITPlan) and isinstance(plain.plan, PlainPlan)
+    assert plain.plan.model is plain.bundle.model
+    ItemUpdates.open(place).upsert([NEW, {"item_id": "item-0007", "category": "category-2"}, {"item_id": "bare"}])
+    ids = ["item-0003", "new", "item-0007", "item-0009", "bare"]
+    for wanted in (ids, ids[1:3], ids[:1]):
+        positions, _ = planned.store.lookup(wanted)
+        plain.store.lookup(wanted)  # which reads the updates
+        given, expected = (way.logits({}, {}, ids, positions)[0] for way in (planned, plain))
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
+        assert np.std(expected) > 1e-3 or len(wanted) == 1
 
 
 def test_large_upserts_are_written_in_records(published: dict[str, Path], tmp_path: Path) -> None:

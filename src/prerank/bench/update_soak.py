@@ -146,7 +146,7 @@ class Soak:
         return rows and torch.equal(store.remember(positions, found), twin.remember(twins, twin_found))
 
     def _open(self) -> Generation:
-        return open_generation(locate(self.directory))
+        return open_generation(locate(self.directory), planned=False)
 
     def _log(self) -> Path:
         path = log_of(locate(self.directory))

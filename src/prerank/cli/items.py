@@ -71,7 +71,7 @@ def verify(directory: Published) -> None:
 
     Example: prerank verify published
     """
-    generation = open_generation(locate(directory), "full")
+    generation = open_generation(locate(directory), "full", planned=False)
     console.out.print(f"generation {generation.name}: every byte is as it was published")
 
 

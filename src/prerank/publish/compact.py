@@ -44,7 +44,7 @@ def compact(to: Path, progress: Progress | None = None) -> Path:
             there.
     """
     with exclusive(to), aside(to / GENERATIONS / ".part") as work:
-        old = open_generation(locate(to), "full")
+        old = open_generation(locate(to), "full", planned=False)
         updates = old.store.updates
         if updates is None or not updates.overlay.layers:
             return locate(to)

@@ -19,7 +19,7 @@ from prerank.publish.checksums import Check
 from prerank.publish.files import MANIFEST
 from prerank.publish.follower import UPDATES
 from prerank.publish.item_ids import Ints
-from prerank.publish.plan.base import Plan
+from prerank.publish.plan.base import PlainPlan, Plan
 from prerank.publish.plan.choice import serving_plan
 from prerank.publish.store import ItemStore
 
@@ -32,7 +32,7 @@ _NAME = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Generation:
-    """What serving computes with. Nothing in it changes, so threads may share it."""
+    """What serving computes with. Nothing in it changes, so threads may share it; ``plan`` computes the logits."""
 
     name: str
     bundle: Bundle
@@ -82,7 +82,12 @@ class Generation:
 
 
 def open_generation(
-    directory: Path, check: Check = "auto", *, preload: bool = False, device: torch.device | str = "cpu"
+    directory: Path,
+    check: Check = "auto",
+    *,
+    preload: bool = False,
+    device: torch.device | str = "cpu",
+    planned: bool = True,
 ) -> Generation:
     """Open a generation after checking its files; the store is mapped, not read.
 
@@ -91,6 +96,8 @@ def open_generation(
         check: how thoroughly files are checked (see ``prerank.publish.files.verify``).
         preload: read the whole store now, so that no request waits for the disk.
         device: where the model computes.
+        planned: make a serving plan. Without, logits are those of the model's own functions, which a plan is compared
+            with; and who asks for none does not wait for one to be made.
 
     Raises:
         ArtefactError: a file is missing, changed or additional, the directory holds a model without a store, or the
@@ -100,8 +107,8 @@ def open_generation(
     if not (directory / STORE).is_dir():
         raise ArtefactError(f"{directory}: holds a model without an item store; publish it with: prerank publish")
     store = ItemStore.open(directory / STORE, log_of(directory), preload=preload)
-    bundle.model.to(device)
-    return Generation(store.generation, bundle, store, serving_plan(bundle.model, store))
+    model = bundle.model.to(device)
+    return Generation(store.generation, bundle, store, serving_plan(model, store) if planned else PlainPlan(model))
 
 
 def log_of(generation: Path) -> Path | None:

@@ -54,7 +54,7 @@ class ItemUpdates:
         Raises:
             ArtefactError: nothing is published there, or it is damaged.
         """
-        return cls(Path(directory), open_generation(locate(Path(directory))))
+        return cls(Path(directory), open_generation(locate(Path(directory)), planned=False))
 
     def upsert(self, items: Items) -> int:
         """Add items, or replace those whose ids are there already.
