@@ -69,14 +69,14 @@ def test_public_surface_is_complete_and_sorted() -> None:
 
 
 def test_import_is_fast() -> None:
-    """Import in a fresh interpreter, the best of three, without what only the demo and tests need."""
+    """Our share of the processor time of an import, whatever else the machine does: libraries first, then prerank."""
     program = (
-        "import time; begun = time.perf_counter(); import prerank; prerank.PreRanker; "
-        "print(time.perf_counter() - begun); import sys; "
+        "import sys, time, torch, polars, pyarrow, pydantic; libraries = time.process_time(); "
+        "import prerank; prerank.PreRanker; print(time.process_time() / libraries); "
         "assert not {'matplotlib', 'sklearn', 'pytest'} & set(sys.modules)"
     )
-    seconds = [
+    ratios = [
         float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
         for _ in range(3)
     ]
-    assert min(seconds) < 4  # under 2 s on an idle core; test machines are busy
+    assert min(ratios) < 1.4
