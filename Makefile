@@ -74,3 +74,15 @@ study: $(VENV)/.demo
 		done; \
 		$(BIN)/prerank compare runs/$$data/two_tower runs/$$data/fit --json results/$$data.json || exit; \
 	done
+
+# Every configuration of configs/$(SET), one seed each; DATA names the data set, built as above.
+SET ?= ml-100k
+DATA ?= data/$(SET)
+.PHONY: models
+models: $(VENV)/.demo
+	for config in configs/$(SET)/*.yaml; do \
+		run=runs/$(SET)/$$(basename $$config .yaml); \
+		test -f $$run/report.json || \
+		$(BIN)/prerank fit $$config --set data=$(DATA) --set training.max_epochs=$(EPOCHS) --out $$run || exit; \
+	done
+	$(BIN)/prerank compare runs/$(SET)/two_tower $$(ls -d runs/$(SET)/*/ | grep -v /two_tower/) --json results/$(SET)-models.json

@@ -1,4 +1,4 @@
-"""Two-Tower (DSSM): the industry's pre-ranking model, a cosine of two towers."""
+"""Two-Tower (DSSM, CIKM 2013): the industry's pre-ranking model, a cosine of two towers."""
 
 from __future__ import annotations
 
