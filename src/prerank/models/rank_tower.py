@@ -1,4 +1,4 @@
-"""RankTower (arXiv 2407.12385): gated heads, gated cross-attention, maximum similarity.
+"""RankTower (arXiv 2407.12385, 2024, inferred): gated heads, gated cross-attention, maximum similarity.
 
 Inferred: the paper's equations were not at hand, only its abstract and descriptions by others. The parts are those
 that they name; how each is computed is our reading.

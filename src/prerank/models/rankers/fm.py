@@ -1,4 +1,4 @@
-"""Factorisation machine, taken apart: a ranker that serves like a two-tower."""
+"""FM, factorisation machine (Rendle, ICDM 2010), taken apart: a ranker that serves like a two-tower."""
 
 from __future__ import annotations
 

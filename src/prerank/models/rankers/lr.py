@@ -1,4 +1,4 @@
-"""Logistic regression on ids: the base line of the papers' tables."""
+"""LR, logistic regression on ids (Richardson et al., WWW 2007): the floor of the papers' tables."""
 
 from __future__ import annotations
 
