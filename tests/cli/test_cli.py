@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -106,6 +107,10 @@ def test_from_tables_to_a_ranked_list(prerank: Prerank, tables: Path, tmp_path: 
     assert code == 0
     generation = (published / "CURRENT").read_text().strip()
     assert generation in out
+    catalogue = tmp_path / "catalogue.csv"
+    Dataset.load(data).items.with_columns(pl.selectors.by_dtype(pl.List(pl.String)).list.join("|")).write_csv(catalogue)
+    assert prerank("publish", run_directory, "--to", tmp_path / "other", "--items", catalogue)[0] == 0
+    one_line(prerank("publish", run_directory, "--to", published, "--items", tmp_path / "none.csv"), "none.csv")
 
     items = Dataset.load(data).items["item_id"].to_list()
     candidates = tmp_path / "candidates.txt"

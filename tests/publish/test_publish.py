@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
 import prerank
 from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset
+from prerank.data.log import Dataset
 from prerank.errors import ArtefactError, DataError
 from prerank.models.registry import MODELS, create, model_config
 from prerank.publish import publish as publishing
@@ -217,3 +219,51 @@ def test_a_place_that_cannot_be_written(encoded: EncodedDataset, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtefactError, match="file: cannot be written"):
         publish_bundle(small("fit", encoded.encoder), encoded.dataset, tmp_path / "file")
+
+
+@pytest.fixture
+def later(encoded: EncodedDataset) -> pl.DataFrame:
+    """The catalogue of another day: a tenth of the items gone, one of another kind, and a new one."""
+    schema, items = encoded.dataset.schema, encoded.dataset.items
+    field = next(field.name for field in schema.item if field.name != schema.item_id)
+    kept = items.head(len(items) * 9 // 10)
+    changed = kept.with_columns(pl.col(field).reverse())
+    new = kept.head(1).with_columns(pl.lit(10**6).cast(items.schema[schema.item_id]).alias(schema.item_id))
+    return pl.concat([changed, new])
+
+
+@pytest.mark.parametrize("model", ["two_tower", "fit"])
+def test_another_catalogue_is_published(
+    encoded: EncodedDataset, later: pl.DataFrame, tmp_path: Path, model: str
+) -> None:
+    """Items are those of the table, with the values that it gives them."""
+    bundle = small(model, encoded.encoder)
+    store = open_generation(publish_bundle(bundle, encoded.dataset, tmp_path, catalogue=later)).store
+    ids = later[encoded.dataset.schema.item_id].to_list()
+    positions, known = store.lookup(ids)
+    assert known.all() and len(store) == len(ids)
+    with torch.inference_mode():
+        expected = bundle.model.item(encoded.encoder.encode("item", later))
+    torch.testing.assert_close(store.gather(positions), expected)
+    _, gone = store.lookup(encoded.dataset.items[encoded.dataset.schema.item_id].tail(1).to_list())
+    assert not gone.any()
+
+
+def test_another_catalogue_meets_the_parity_gate(
+    encoded: EncodedDataset, later: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Served scores are compared with those of the new values, so that the old ones are refused."""
+    monkeypatch.setattr(Dataset, "with_items", lambda self, _: self)
+    with pytest.raises(ArtefactError, match="parity"):
+        publish_bundle(small("two_tower", encoded.encoder), encoded.dataset, tmp_path, catalogue=later)
+
+
+def test_a_catalogue_of_other_items_or_columns_is_refused(
+    encoded: EncodedDataset, later: pl.DataFrame, tmp_path: Path
+) -> None:
+    bundle, item_id = small("fit", encoded.encoder), encoded.dataset.schema.item_id
+    with pytest.raises(ArtefactError, match="no test request of the data set has all its past items"):
+        publish_bundle(bundle, encoded.dataset, tmp_path, catalogue=later.tail(1))
+    with pytest.raises(DataError, match=f"column '{item_id}' is missing"):
+        publish_bundle(bundle, encoded.dataset, tmp_path, catalogue=later.drop(item_id))
+    assert not (tmp_path / "CURRENT").exists()

@@ -10,6 +10,7 @@ import typer
 
 from prerank.cli import console
 from prerank.data.log import Dataset
+from prerank.data.sources.tables import read_items
 from prerank.errors import ConfigError, RequestError
 from prerank.publish.bundle import load_bundle
 from prerank.publish.precision import PRECISIONS
@@ -24,19 +25,24 @@ def publish(
     dtype: Annotated[
         str, typer.Option("--dtype", help="of the item store: float32, float16, bfloat16 or int8")
     ] = "float32",
+    items: Annotated[
+        Path | None, typer.Option("--items", help="the catalogue, .parquet or .csv; the data set's items if not given")
+    ] = None,
 ) -> None:
     """Encode every item, verify parity with evaluation, and switch to the new generation.
 
-    Example: prerank publish runs/ml-1m/fit --to published --dtype float16
+    Examples: prerank publish runs/ml-1m/fit --to published --dtype float16
+
+    prerank publish runs/ml-1m/fit --to published --items catalogue.parquet
     """
     config, _ = finished(run)
     precision = next((name for name in PRECISIONS if name == dtype), None)
     if precision is None:
         raise ConfigError(f"--dtype {dtype}: unknown; dtypes: {', '.join(PRECISIONS)}")
+    bundle, dataset = load_bundle(run / BUNDLE), Dataset.load(config.data)
+    catalogue = None if items is None else read_items(items, bundle.encoder.schema)
     with console.EncodingDisplay() as display:
-        generation = publish_bundle(
-            load_bundle(run / BUNDLE), Dataset.load(config.data), target, precision, display.progress
-        )
+        generation = publish_bundle(bundle, dataset, target, precision, display.progress, catalogue)
     console.out.print(f"published {generation.name} at {target}")
 
 

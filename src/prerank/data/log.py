@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -133,6 +133,24 @@ class Dataset:
     timelines: Timelines
     parts: Mapping[str, Rows]
     facts: Mapping[str, Any]
+
+    def with_items(self, items: pl.DataFrame) -> Self:
+        """This data set, seeing items as another table has them; those that it lacks stay as they are.
+
+        Args:
+            items: the id and every item field; further items and columns are passed over.
+
+        Raises:
+            DataError: a column is missing, or cannot be converted to the type that it has here.
+        """
+        key = self.schema.item_id
+        names = list(dict.fromkeys([key, *(field.name for field in self.schema.item)]))
+        try:
+            other = items.select(pl.col(name).cast(self.items.schema[name]) for name in names)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"items: not as in the data set {self.name}: {str(error).splitlines()[0]}") from None
+        table = self.items.update(other, on=key, include_nulls=True)
+        return replace(self, items=table, behaviours=table if self.behaviours is self.items else self.behaviours)
 
     def save(self, directory: Path) -> None:
         """Write the data set, also over an earlier one; ``dataset.json`` names the format once all the rest is there.

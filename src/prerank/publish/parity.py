@@ -20,6 +20,7 @@ from prerank.publish.precision import Precision
 from prerank.schema import Field
 
 REQUESTS, CANDIDATES = 100, 10  # 1,000 pairs
+DRAWN = 20 * REQUESTS  # test rows among which requests are looked for whose past items are all in the catalogue
 SEED = 20_25
 
 TOLERANCE: dict[Precision, float] = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2, "int8": 6.4e-2}
@@ -38,12 +39,12 @@ def check_parity(generation: Generation, bundle: Bundle, dataset: Dataset) -> No
     Args:
         generation: the written files, as serving opens them.
         bundle: the trained model as it was evaluated, in evaluation mode.
-        dataset: where requests and items are drawn from.
+        dataset: where requests and items are drawn from; those that the catalogue does not have are passed over.
 
     Raises:
-        ArtefactError: some logit differs; the pair is named.
+        ArtefactError: some logit differs; the pair is named. Or no test request can be answered from this catalogue.
     """
-    rows = _random_requests(dataset)
+    rows = _random_requests(dataset, generation)
     expected = _evaluated(bundle, dataset, rows)
     served = _served(generation, dataset, rows)
     tolerance = TOLERANCE[generation.store.precision]
@@ -59,13 +60,26 @@ def check_parity(generation: Generation, bundle: Bundle, dataset: Dataset) -> No
         )
 
 
-def _random_requests(dataset: Dataset) -> Rows:
-    """Requests of the test part with candidates drawn from the whole catalogue."""
+def _random_requests(dataset: Dataset, generation: Generation) -> Rows:
+    """Requests of the test part, with candidates drawn from all items that data set and catalogue share."""
     rng = np.random.default_rng(SEED)
     test = dataset.parts["test"]
-    rows = test.take(rng.integers(len(test), size=REQUESTS))
-    items = rng.integers(dataset.items.height, size=(REQUESTS, CANDIDATES), dtype=np.int32)
+    _, known = generation.store.lookup(dataset.items[dataset.schema.item_id].to_list())
+    rows = test.take(rng.integers(len(test), size=DRAWN))
+    rows = rows.take(_remembered(dataset, rows, generation.bundle.encoder.history, known)[:REQUESTS])
+    if not len(rows):
+        raise ArtefactError("parity: no test request of the data set has all its past items in this catalogue")
+    items = rng.choice(np.flatnonzero(known).astype(np.int32), size=(len(rows), CANDIDATES))
     return replace(rows, items=items, labels=np.zeros(items.shape, dtype=np.uint8))
+
+
+def _remembered(dataset: Dataset, rows: Rows, length: int, known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The places of those rows whose whole visible history is in the catalogue."""
+    places = np.arange(len(rows))
+    if dataset.schema.history_of == "records":
+        return places
+    entries, lengths = dataset.timelines.windows(rows.users, rows.ends, length)
+    return np.setdiff1d(places, np.repeat(places, lengths)[~known[entries]])
 
 
 @torch.inference_mode()

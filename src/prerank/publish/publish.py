@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
+
 from prerank.data.log import Dataset
 from prerank.errors import ArtefactError
 from prerank.publish.bundle import Bundle, write_bundle
@@ -28,7 +30,12 @@ from prerank.publish.update_log import writing
 
 
 def publish_bundle(
-    bundle: Bundle, dataset: Dataset, to: Path, dtype: Precision = "float32", progress: Progress | None = None
+    bundle: Bundle,
+    dataset: Dataset,
+    to: Path,
+    dtype: Precision = "float32",
+    progress: Progress | None = None,
+    catalogue: pl.DataFrame | None = None,
 ) -> Path:
     """Publish a model and its encoded catalogue as the current generation of ``to``.
 
@@ -37,10 +44,11 @@ def publish_bundle(
 
     Args:
         bundle: the model, which is put into evaluation mode, and its encoder.
-        dataset: the catalogue, and the test part from which the parity gate draws.
+        dataset: the test part from which the parity gate draws.
         to: the published directory; earlier generations stay in it.
         dtype: how item representations are kept: float32, float16 or bfloat16 (half the bytes), int8 (a quarter).
         progress: called with (items encoded, items in all).
+        catalogue: the items to encode, ids and item fields; those of the data set when None.
 
     Returns:
         The directory of the new generation.
@@ -57,10 +65,10 @@ def publish_bundle(
         generation = new_generation(content)
         target = to / GENERATIONS / generation
         refuse_existing(target)
-        items = dataset.items.lazy()
-        encode_catalogue(bundle, items, work / STORE, generation, content, dtype=dtype, progress=progress)
+        items = dataset.items if catalogue is None else catalogue
+        encode_catalogue(bundle, items.lazy(), work / STORE, generation, content, dtype=dtype, progress=progress)
         seal(work, generation, bundle.name)
-        check_parity(open_generation(work), bundle, dataset)
+        check_parity(open_generation(work), bundle, dataset if catalogue is None else dataset.with_items(catalogue))
         switch(to, work, target)
     return target
 
