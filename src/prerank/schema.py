@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from pydantic import Field as Default
 from pydantic import field_validator, model_validator
 
 from prerank.config import Strict
+from prerank.errors import ConfigError
 
 Kind = Literal["categorical", "multi", "numeric"]
 Form = Literal["buckets", "scale", "autodis"]
@@ -134,3 +135,37 @@ class Inputs:
     user_id: str
     item_id: str
     history_length: int
+
+    def only(self, fields: Collection[str]) -> Inputs:
+        """The same data seen through the named fields: ``user.x`` (context included), ``item.x``, ``history.x``.
+
+        A history field is an item field whose table it shares, so it needs that one.
+
+        Raises:
+            ConfigError: no such field, ``history.x`` without ``item.x``, or a side is left without any.
+        """
+        unknown = next((name for name in fields if name not in self.names), None)
+        if unknown is not None:
+            raise ConfigError(f"model.fields: {unknown!r} is not a field; fields: {', '.join(self.names)}")
+        kept = {
+            side: [name for name in names if f"{side}.{name}" in fields]
+            for side, names in (("user", self.user), ("item", self.item), ("history", self.history))
+        }
+        for side, names in kept.items():
+            if not names:
+                raise ConfigError(f"model.fields: none of {side} is left; at least one has to stay")
+        alone = next((name for name in kept["history"] if name not in kept["item"]), None)
+        if alone is not None:
+            raise ConfigError(f"model.fields: history.{alone} needs item.{alone}, whose table it shares")
+        return replace(
+            self,
+            user={name: self.user[name] for name in kept["user"]},
+            item={name: self.item[name] for name in kept["item"]},
+            history=tuple(kept["history"]),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All fields, those of user and context, history and item, with their side before the name."""
+        sides = (("user", self.user), ("history", self.history), ("item", self.item))
+        return tuple(f"{side}.{name}" for side, names in sides for name in names)

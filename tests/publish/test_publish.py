@@ -14,13 +14,14 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from tests.small import small_config
 
 import prerank
 from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset
 from prerank.data.log import Dataset
 from prerank.errors import ArtefactError, DataError
-from prerank.models.registry import MODELS, create, model_config
+from prerank.models.registry import MODELS, create
 from prerank.publish import publish as publishing
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
 from prerank.publish.generation import locate, open_generation
@@ -29,10 +30,9 @@ from prerank.publish.publish import publish_bundle
 from prerank.publish.store import ItemStore
 
 
-def small(model: str, encoder: Encoder, seed: int = 0) -> Bundle:
+def small(model: str, encoder: Encoder, seed: int = 0, std: float = 1.0) -> Bundle:
     """A small untrained model."""
-    sizes = {"tower": [8]} if "tower" in MODELS[model].config.model_fields else {}
-    config = model_config({"name": model, "embedding_std": 1.0, **sizes}, "test")
+    config = small_config(model, embedding_std=std, tower=[8])
     torch.manual_seed(seed)
     return Bundle(create(config, encoder.inputs).eval(), encoder, config, {"test": {"auc": 0.5}})
 
@@ -53,12 +53,13 @@ def names(directory: Path) -> set[str]:
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("model", MODELS)
 def test_published_and_located(encoded: EncodedDataset, tmp_path: Path, model: str, dtype: Any) -> None:
-    target = publish_bundle(small(model, encoded.encoder), encoded.dataset, tmp_path, dtype)
+    bundle = small(model, encoded.encoder, std=0.3)
+    target = publish_bundle(bundle, encoded.dataset, tmp_path, dtype)
     assert locate(tmp_path) == locate(target) == target
     assert (tmp_path / "CURRENT").read_text() == f"{target.name}\n"
     generation = open_generation(target)
     assert generation.name == target.name and generation.store.precision == dtype
-    assert load_bundle(target).config == small(model, encoded.encoder).config
+    assert load_bundle(target).config == bundle.config
 
 
 def test_earlier_generations_stay(encoded: EncodedDataset, tmp_path: Path) -> None:

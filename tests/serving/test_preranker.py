@@ -79,7 +79,7 @@ def films(history_of: str) -> RawLog:
 def untrained(model: str, encoder: Encoder) -> Bundle:
     """A model whose weights, biases and BatchNorm statistics are all random, so that every part of it matters."""
     torch.manual_seed(3)
-    config = small_config(model, embedding=4, embedding_std=1.0, tower=[16, 8])
+    config = small_config(model, embedding=4, embedding_std=0.3, tower=[16, 8])
     module = create(config, encoder.inputs)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from prerank.cli import console
+from prerank.config import override
 from prerank.data.log import PARTS
 from prerank.errors import ConfigError
 from prerank.study.compare import compare_runs, markdown_table
-from prerank.study.experiment import evaluate_run, run_experiment
+from prerank.study.experiment import CONFIG, evaluate_run, run_experiment
+from prerank.study.selection import RETRAIN, Method, select_fields
 from prerank.training.config import read_run
 
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
@@ -72,3 +74,28 @@ def compare(
     console.write_json(json_file, comparison)
     if markdown is not None:
         markdown.write_text(table, encoding="utf-8")
+
+
+def select(
+    source: Annotated[Path, typer.Argument(help="YAML or run directory of the model that shall have fewer fields")],
+    keep: Annotated[int, typer.Option("--keep", help="how many fields to keep")],
+    out: Annotated[Path, typer.Option("--out", help="directory of the selection; an interrupted one continues")],
+    method: Annotated[str, typer.Option("--method", help="se (COLD's weights) or fscd (gates that know costs)")] = "se",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="change a key of the run")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--selector", help="set a key of the selector")] = None,
+) -> None:
+    """Choose the fields that a model reads, and write the configuration to train it again from those.
+
+    Example: prerank select configs/ml-1m/cold.yaml --keep 6 --out runs/ml-1m/cold-selection --method fscd
+    """
+    if method not in get_args(Method):
+        raise ConfigError(f"--method {method}: unknown; methods: {', '.join(get_args(Method))}")
+    config = read_run(source / CONFIG if source.is_dir() else source, changes or ())
+    with console.TrainingDisplay(f"selector {method}") as display:
+        chosen = cast("Method", method)
+        selection = select_fields(config, out, keep, chosen, override({}, settings or ()), display)
+    table = console.plain_table("field", "importance", "kept")
+    for field in selection["fields"]:
+        table.add_row(field["field"], console.number(field["importance"]), "yes" if field["kept"] else "")
+    console.out.print(table)
+    console.out.print(f"train again: prerank fit {out / RETRAIN} --out RUN", markup=False)

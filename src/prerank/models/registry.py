@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from prerank.config import parse
 from prerank.errors import ConfigError
 from prerank.models.base import ModelConfig, PreRankingModel
+from prerank.models.cold import COLD, COLDConfig
 from prerank.models.dat import DAT, DATConfig
 from prerank.models.fit import FIT, FITConfig
+from prerank.models.fscd import FSCD, FSCDConfig
 from prerank.models.hit import HIT, HITConfig
 from prerank.models.int_tower import IntTower, IntTowerConfig
 from prerank.models.rank_tower import RankTower, RankTowerConfig
@@ -22,6 +24,7 @@ from prerank.models.rankers.edcn import EDCN, EDCNConfig
 from prerank.models.rankers.fm import FM, FMConfig
 from prerank.models.rankers.lr import LR, LRConfig
 from prerank.models.rankers.wide_deep import WideDeep, WideDeepConfig
+from prerank.models.selectable import SelectableConfig
 from prerank.models.two_tower import TwoTower, TwoTowerConfig
 from prerank.schema import Inputs
 
@@ -40,6 +43,8 @@ MODELS: dict[str, Entry] = {
     "rank_tower": Entry(RankTower, RankTowerConfig),
     "hit": Entry(HIT, HITConfig),
     "fit": Entry(FIT, FITConfig),
+    "cold": Entry(COLD, COLDConfig),
+    "fscd": Entry(FSCD, FSCDConfig),
     "lr": Entry(LR, LRConfig),
     "fm": Entry(FM, FMConfig),
     "wide_deep": Entry(WideDeep, WideDeepConfig),
@@ -66,6 +71,12 @@ def model_config(values: Mapping[str, Any], origin: str) -> ModelConfig:
 
 
 def create(config: ModelConfig, inputs: Inputs) -> PreRankingModel:
-    """A model with fresh weights from PyTorch's global generator."""
+    """A model with fresh weights from PyTorch's global generator.
+
+    Raises:
+        ConfigError: the configuration names fields that the data does not have.
+    """
     entry = next(entry for entry in MODELS.values() if type(config) is entry.config)
+    if isinstance(config, SelectableConfig) and config.fields is not None:
+        inputs = inputs.only(config.fields)
     return entry.model(inputs, config)

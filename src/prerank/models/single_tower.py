@@ -34,8 +34,7 @@ class SingleTower(PreRankingModel):
             wide: whether the logit has a linear term.
         """
         super().__init__(inputs, config)
-        user = [f"user.{name}" for name in inputs.user] + [f"history.{name}" for name in inputs.history]
-        self.field_names = (*user, *(f"item.{name}" for name in inputs.item))
+        self.field_names = inputs.names
         self.fields_width = len(self.field_names) * config.embedding
         self.linear = LinearTerm(inputs, config.embedding_std) if wide else None
         if wide:
@@ -61,11 +60,15 @@ class SingleTower(PreRankingModel):
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """The network on every pair, all pairs being rows of one list: BatchNorm takes no candidate for a channel."""
         shape = torch.broadcast_shapes(user.shape[:-1], item.shape[:-1])
+        logit = self.logit(self.join(user, item)).view(shape)
+        return logit if self.linear is None else logit + user[..., 0] + item[..., 0]
+
+    def join(self, user: Tensor, item: Tensor) -> Tensor:
+        """(n, F, d) the fields of all n pairs of (..., Wu) with (..., Wv), whose leading dimensions broadcast."""
+        shape = torch.broadcast_shapes(user.shape[:-1], item.shape[:-1])
         scalar = 0 if self.linear is None else 1
         sides = [side[..., scalar:].expand(*shape, -1) for side in (user, item)]
-        fields = torch.cat(sides, dim=-1).view(-1, len(self.field_names), self.config.embedding)
-        logit = self.logit(fields).view(shape)
-        return logit if self.linear is None else logit + user[..., 0] + item[..., 0]
+        return torch.cat(sides, dim=-1).view(-1, len(self.field_names), self.config.embedding)
 
     @abstractmethod
     def logit(self, fields: Tensor) -> Tensor:

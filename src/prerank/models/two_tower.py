@@ -14,11 +14,12 @@ from prerank.layers.pooling import mean_pool
 from prerank.layers.recency import RecencyPool
 from prerank.layers.similarity import ScaledDot, normalised
 from prerank.layers.tower import Tower
-from prerank.models.base import ModelConfig, PreRankingModel, Widths
+from prerank.models.base import PreRankingModel, Widths
+from prerank.models.selectable import SelectableConfig
 from prerank.schema import Inputs
 
 
-class TwoTowerConfig(ModelConfig):
+class TwoTowerConfig(SelectableConfig):
     """FIT's sizes. ``head``: ``dot`` leaves the vectors as they are, the others normalise (see ScaledDot)."""
 
     name: Literal["two_tower"] = "two_tower"
