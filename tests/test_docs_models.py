@@ -1,8 +1,9 @@
-"""The tables of docs/models.md, docs/pre-rankers.md and docs/training.md, against the code."""
+"""The tables of docs/models.md, docs/pre-rankers.md, docs/rankers.md and docs/training.md, against the code."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +24,7 @@ from prerank.training.config import RunConfig, TrainingConfig
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "models.md").read_text(encoding="utf-8")
 PRE_RANKERS = (DOCS / "pre-rankers.md").read_text(encoding="utf-8")
+RANKERS = (DOCS / "rankers.md").read_text(encoding="utf-8")
 TRAINING = (DOCS / "training.md").read_text(encoding="utf-8")
 
 
@@ -67,6 +69,33 @@ def test_pre_rankers_keys_and_defaults(title: str, config: type[Strict]) -> None
     assert documented(section(PRE_RANKERS, title)) == defaults(config, "model.")
 
 
+KEYS = rows(section(RANKERS, "Keys"))[2:]
+SINGLE = sorted({name for _, of, *_ in KEYS for name in of.split(", ")} | {"lr", "fm"})
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_rankers_keys_and_defaults(name: str) -> None:
+    written = {key.strip("`"): default for key, of, default, *_ in KEYS if name in of.split(", ")}
+    everywhere = {"model.name", "model.embedding", "model.embedding_std"}
+    config = defaults(MODELS[name].config, "model.")
+    assert written == {key: value for key, value in config.items() if key not in everywhere}
+
+
+def test_every_model_has_a_page() -> None:
+    """In one of the tables that are compared with the code above or in test_docs_units.py."""
+    pages = ["two_tower", "fit", "dat", "int_tower", "rank_tower", "hit", "din", "dien", *SINGLE]
+    assert sorted(pages) == sorted(MODELS)
+    ranked = [row[0].strip("`") for row in rows(section(RANKERS, "Rankers"))[2:]]
+    assert sorted([*ranked, "cold", "fscd"]) == SINGLE
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_names_its_source(name: str) -> None:
+    """The first line of its file: who, where, when."""
+    documentation = sys.modules[MODELS[name].model.__module__].__doc__ or ""
+    assert re.search(r"[A-Z]\w+( et al\.| and [A-Z]\w+)?, [A-Za-z-]+ 20\d\d\b", documentation.splitlines()[0])
+
+
 def test_every_late_interaction_is_listed() -> None:
     listed = [row[0].strip("`") for row in rows(section(PRE_RANKERS, "Late interaction"))[2:]]
     assert listed == list(get_args(Form))
@@ -94,11 +123,6 @@ def test_costs_are_the_arithmetic_of_the_layers() -> None:
     towers = (7 * 16 + 1) * 300 + (3 * 16 + 1) * 300 + 2 * (301 * 300 + 301 * 128)
     assert facts.parameters == towers + 2 * 2 * (300 + 300 + 128) + 2
     assert (facts.stored_bytes, facts.losses, facts.decoupled) == (512, ("BCE",), True)
-
-
-def test_every_model_names_its_source() -> None:
-    for name in MODELS:
-        assert re.search(r"(19|20)\d\d", model_facts(name).about), f"{name}: the module's first line names no paper"
 
 
 def test_scorers_have_as_many_parameters_as_said() -> None:

@@ -61,6 +61,10 @@ def softmax(x: Array) -> Array:
     return np.asarray(e / e.sum())
 
 
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
 def check(model: Any, expected: list[Any]) -> None:
     np.testing.assert_allclose(model.logit(pairs()[0]).numpy(), np.array(expected).reshape(-1), atol=1e-10)
 
@@ -123,6 +127,19 @@ def test_autoint(tower: tuple[int, ...] | None) -> None:
         expected.append(logit)
     assert (model.linear is not None) == (tower is not None)
     check(model, expected)
+
+
+def test_cold_and_fscd() -> None:
+    """A weight from all embeddings, and in serving the probability that a gate is open."""
+    cold, fscd = made("cold", tower=(6, 3)), made("fscd", tower=(6, 3))
+    for_cold, for_fscd = [], []
+    for fields in pairs()[1]:
+        weights = sigmoid(linear(cold.excitation, fields.ravel()))
+        for_cold.append(linear(cold.output, perceptron(cold.tower, (fields * weights[:, None]).ravel())))
+        gates = sigmoid(fscd.open.numpy())
+        for_fscd.append(linear(fscd.output, perceptron(fscd.tower, (fields * gates[:, None]).ravel())))
+    check(cold, for_cold)
+    check(fscd, for_fscd)
 
 
 def bridged(bridge: Any, x: Array, h: Array) -> Array:

@@ -30,9 +30,9 @@ from prerank.publish.publish import publish_bundle
 from prerank.publish.store import ItemStore
 
 
-def small(model: str, encoder: Encoder, seed: int = 0, std: float = 1.0) -> Bundle:
+def small(model: str, encoder: Encoder, seed: int = 0) -> Bundle:
     """A small untrained model."""
-    config = small_config(model, embedding_std=std, tower=[8])
+    config = small_config(model, embedding_std=1.0, tower=[8])
     torch.manual_seed(seed)
     return Bundle(create(config, encoder.inputs).eval(), encoder, config, {"test": {"auc": 0.5}})
 
@@ -53,7 +53,7 @@ def names(directory: Path) -> set[str]:
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("model", MODELS)
 def test_published_and_located(encoded: EncodedDataset, tmp_path: Path, model: str, dtype: Any) -> None:
-    bundle = small(model, encoded.encoder, std=0.3)
+    bundle = small(model, encoded.encoder)
     target = publish_bundle(bundle, encoded.dataset, tmp_path, dtype)
     assert locate(tmp_path) == locate(target) == target
     assert (tmp_path / "CURRENT").read_text() == f"{target.name}\n"

@@ -123,6 +123,8 @@ def test_the_selection_is_trained_again(data: Path, tmp_path: Path) -> None:
     few = run_experiment(again, tmp_path / "few")
     assert few["test"]["auc"] > every - 0.01 and every > 0.85
     assert few["parameters"] < 0.9 * json.loads((tmp_path / "out/selector/report.json").read_text())["parameters"]
+    published = ["publish", str(tmp_path / "few"), "--to", str(tmp_path / "published")]
+    assert CliRunner().invoke(app, published).exit_code == 0  # which compares served with evaluated scores
     # a second call reads the finished selector, another configuration does not
     assert CliRunner().invoke(app, arguments).exit_code == 0
     with pytest.raises(DataError, match="holds another run"):

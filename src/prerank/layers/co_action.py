@@ -18,7 +18,7 @@ ORDERS = 3
 class CoActionUnit(InteractionUnit):
     """Micro-networks without bias, whose weights are a projection of the query; one for each field.
 
-    A field of width d goes through it as x, x^2 and x^3, tanh after each layer but the last (CAN sec. 4 and its code:
+    A field of width d goes through it as x, x^2 and x^3, tanh after each layer but the last (CAN and its code:
     16 -> 8 -> 4). The outputs of all layers are the result, for a history field their sums over the behaviours. CAN
     learns the weights as an embedding of the candidate; a query of FIT has width D, so a linear layer makes them of
     it, as many as all fields need.

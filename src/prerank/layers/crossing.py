@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 def pairwise_products(fields: Tensor) -> Tensor:
-    """(n,) sum over all pairs of fields of their dot product, from (n, F, d): FM's second order (ICDM 2010, eq. 5)."""
+    """(n,) sum over all pairs of fields of their dot product, from (n, F, d): FM's second order (Rendle, ICDM 2010)."""
     summed = fields.sum(-2)
     return (summed.square().sum(-1) - fields.square().sum((-1, -2))) / 2
 
 
 class CrossVector(nn.Module):
-    """x_0 (x_l . w) + b + x_l: DCN's layer (ADKDD 2017, eq. 3)."""
+    """x_0 (x_l . w) + b + x_l: DCN's layer (Wang et al., ADKDD 2017)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class CrossVector(nn.Module):
 
 
 class CrossMatrix(nn.Module):
-    """x_0 * (W x_l + b) + x_l, with W = U V^T where a rank is given: DCN-v2's layer (WWW 2021, eqs. 1 and 2)."""
+    """x_0 * (W x_l + b) + x_l, with W = U V^T where a rank is given: DCN-v2's layer (Wang et al., WWW 2021)."""
 
     def __init__(self, width: int, rank: int | None) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class CrossMatrix(nn.Module):
 
 
 class FieldAttention(nn.Module):
-    """Fields attend to fields (AutoInt, CIKM 2019, eqs. 5 to 8): no 1/sqrt(d), a projected residual, ReLU."""
+    """Fields attend to fields (AutoInt; Song et al., CIKM 2019): no 1/sqrt(d), a projected residual, ReLU."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()

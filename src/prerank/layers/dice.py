@@ -13,7 +13,7 @@ from prerank.layers.blocks import add_column_sums, in_parallel, row_blocks
 
 
 class DiceLinear(nn.Module):
-    """Linear(Dice(x)) with Dice(x) = g * x + (1 - g) * alpha * x and g = sigmoid(BatchNorm(x)) (DIN sec. 5.3).
+    """Linear(Dice(x)) with Dice(x) = g * x + (1 - g) * alpha * x and g = sigmoid(BatchNorm(x)) (DIN).
 
     BatchNorm has neither scale nor shift; alpha is learned for each channel, 0 at first. In training the statistics
     are those of the rows given, and only real positions of a history are given. Running statistics, for evaluation,

@@ -16,8 +16,8 @@ from prerank.layers.unit import InteractionUnit
 class DIENUnit(InteractionUnit):
     """Reads the history once for each request, then once more for each query with attention in its update gate.
 
-    A GRU turns behaviours e_t into interests h_t (DIEN eq. 2). A query attends to them, a = softmax(h_t W q)
-    over the history (eq. 5), and the last state of an AUGRU over the interests is the result. States are as wide
+    A GRU turns behaviours e_t into interests h_t. A query attends to them, a = softmax(h_t W q)
+    over the history, and the last state of an AUGRU over the interests is the result. States are as wide
     as behaviours. In training an auxiliary loss asks each interest for the next behaviour (see NextBehaviour).
     """
 
@@ -72,7 +72,7 @@ class DIENUnit(InteractionUnit):
 
 
 class NextBehaviour(nn.Module):
-    """The auxiliary loss: an interest tells the next behaviour from another one (DIEN eq. 4 and its code).
+    """The auxiliary loss: an interest tells the next behaviour from another one (as in DIEN's code).
 
     The negative is any other distinct behaviour of the batch, all equally likely. A network on [h_t, e] with hidden
     layers of 100 and 50 sigmoid units gives the logit. Its first layer is split, so that the part of e is computed

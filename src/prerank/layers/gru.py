@@ -16,7 +16,7 @@ Update = Literal["paper", "code"]
 
 
 class GRU(nn.Module):
-    """h' = h + g * (c - h), with the gates of a GRU and g made of the update gate u and the attention a (DIEN eq. 5).
+    """h' = h + g * (c - h), with the gates of a GRU and g made of the update gate u and the attention a (DIEN).
 
     u and the reset gate r are sigmoids of x and h; c = tanh(W x + b + r * (U h + d)). u is the weight of the
     candidate c. ``paper``: g = a * u, so that a = 0 leaves the state as it was. ``code``, the official

@@ -1,4 +1,4 @@
-"""Interaction units: how a query attends to a behaviour history (FIT sec. 4.1; DIN)."""
+"""Interaction units: how a query attends to a behaviour history (FIT sec. 4; DIN)."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def category_alignment(vectors: Tensor, members: Tensor, categories: Tensor) -> 
 
 
 def info_nce(users: Tensor, items: Tensor, positives: Tensor, temperature: float, ids: Tensor | None) -> Tensor:
-    """IntTower's CIR: each user's cosine with its positive, against those with all items of the batch (eq. 9).
+    """IntTower's CIR: each user's cosine with its positive, against those with all items of the batch (eq. 10).
 
     Args:
         users: (Q, W), one for each positive pair.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LightSE(nn.Module):
-    """k = softmax(W z + b) with z the mean of each field's embedding; field i becomes k_i e_i (IntTower sec. 4.2).
+    """k = softmax(W z + b) with z the mean of each field's embedding; field i becomes k_i e_i (IntTower eqs. 3 to 5).
 
     ``compatible`` is the form of IntTower's code: e_i + k_i e_i, and no b.
     """

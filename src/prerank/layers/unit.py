@@ -1,4 +1,4 @@
-"""What a model asks of an interaction unit, whichever it is (FIT sec. 4.1: any interaction network will do)."""
+"""What a model asks of an interaction unit, whichever it is (FIT sec. 4: any interaction network will do)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COLD (DLP-KDD 2020): a whole network at pre-ranking, on few fields that it chose itself."""
+"""COLD (Wang et al., DLP-KDD 2020): a whole network at pre-ranking, on few fields that it chose itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class COLDConfig(SelectableConfig):
 
 
 class COLD(SingleTower):
-    """s = sigmoid(W [e_1 | ... | e_F] + b), logit = w . MLP([s_1 e_1 | ... | s_F e_F]) + c (sec. 3.2).
+    """s = sigmoid(W [e_1 | ... | e_F] + b), logit = w . MLP([s_1 e_1 | ... | s_F e_F]) + c.
 
     The mean of s_f over data says how much the model makes of field f. The method has two phases: train, rank the
     fields by it, and train again from the best ones (``prerank select``, then ``fields``).

@@ -1,4 +1,4 @@
-"""DAT, the dual augmented two-tower (DLP-KDD 2021): a learned vector per id that imitates the other tower."""
+"""DAT, the dual augmented two-tower (Yu et al., DLP-KDD 2021): a vector per id that imitates the other tower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FIT, the learnable fully interacted two-tower model (SIGIR 2025): meta queries and a learned scorer."""
+"""FIT, the learnable fully interacted two-tower (Xiong et al., SIGIR 2025): meta queries and a learned scorer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prerank.schema import Inputs
 
 
 class FITConfig(ModelConfig):
-    """The paper's defaults (sec. 5.1.4); the other values are its ablations and sweeps (sec. 5.4)."""
+    """The paper's defaults (sec. 5.1.4); the other values are its ablations and sweeps (secs. 5.4 and 5.5)."""
 
     name: Literal["fit"] = "fit"
     tower: Widths = (300, 300, 128)

@@ -1,4 +1,4 @@
-"""FSCD (SIGIR 2021): fields chosen by what they tell and what they cost, through gates that learn to close."""
+"""FSCD (Ma et al., SIGIR 2021): fields chosen by what they tell and what they cost, by gates that learn to close."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 1e-6  # uniform noise is kept this far from 0 and 1, whose logits are in
 class FSCDConfig(ModelConfig):
     """The cost of field f is c_f = w_o o_f + w_e d / 16 + w_n n_f / max n: online work, embedding width, table rows.
 
-    The paper's three terms (eq. 4), in units that make them of the size of one. Only o_f is the user's to say.
+    The paper's three terms, in units that make them of the size of one. Only o_f is the user's to say.
     """
 
     name: Literal["fscd"] = "fscd"
@@ -39,8 +39,8 @@ class FSCDConfig(ModelConfig):
 class FSCD(SingleTower):
     """COLD's tower behind a gate z_f for each field's embedding, which is open with a learned probability.
 
-    In training z_f = sigmoid((logit(p_f) + logit(u)) / t) with fresh u ~ U(0, 1) for each pair (eq. 8), and
-    sum_f c_f z_f is added to the loss (eq. 10): with the prior open rate 1 - sigmoid(c_f) (eq. 5) the log odds of
+    In training z_f = sigmoid((logit(p_f) + logit(u)) / t) with fresh u ~ U(0, 1) for each pair, and
+    sum_f c_f z_f is added to the loss: with the prior open rate 1 - sigmoid(c_f) the log odds of
     keeping a field against dropping it are c_f, its cost. Served with z_f = p_f. The probabilities rank the fields.
     """
 

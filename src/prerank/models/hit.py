@@ -1,4 +1,4 @@
-"""HIT (CIKM 2025): inside each tower, generators that imitate what the other tower says of partners."""
+"""HIT (Yang et al., CIKM 2025): inside each tower, generators that imitate what the other tower says of partners."""
 
 from __future__ import annotations
 

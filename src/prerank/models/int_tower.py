@@ -1,4 +1,4 @@
-"""IntTower (CIKM 2022): weighted fields, heads of every user layer against the item's, a contrastive loss."""
+"""IntTower (Li et al., CIKM 2022): weighted fields, heads of every user layer against the item's, contrastive loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class IntTowerConfig(ModelConfig):
 
 
 class IntTower(PreRankingModel):
-    """The logit is the sum over user layers of a late interaction with the item's last layer (sec. 4.3).
+    """The logit is the sum over user layers of a late interaction with the item's last layer (sec. 4.2).
 
     The paper does not use histories; here the mean-pooled history joins the user fields, as in Two-Tower, so that
     models see the same data.
@@ -59,7 +59,7 @@ class IntTower(PreRankingModel):
         self.scorers = nn.ModuleList(_scorer(config) for _ in self.user_heads)
 
     def user(self, features: Features, history: History) -> Tensor:
-        """(B, L * H * P) the heads of every layer (eq. 4)."""
+        """(B, L * H * P) the heads of every layer (eq. 6)."""
         x = self.user_se(torch.cat([self.user_fields(features), mean_pool(history)], dim=-1))
         layers = self.user_tower.every(x)
         layers = [x, *layers] if self.config.official_compat else layers
@@ -67,17 +67,17 @@ class IntTower(PreRankingModel):
         return torch.cat([self._joined(of_layer) for of_layer in heads], dim=-1)
 
     def item(self, features: Features) -> Tensor:
-        """(R, H * P) the heads of the last layer (eq. 5)."""
+        """(R, H * P) the heads of the last layer (eq. 7)."""
         return self._joined(self.item_heads(self.item_tower(self.item_se(self.item_fields(features)))))
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
-        """The sum of the layers' scores (eqs. 6 and 7)."""
+        """The sum of the layers' scores (eqs. 8 and 9)."""
         layers = user.split(self.width, dim=-1)
         scores = [scorer(of_layer, item) for scorer, of_layer in zip(self.scorers, layers, strict=True)]
         return torch.stack(scores).sum(dim=0)
 
     def relaxed(self, batch: Batch, epochs: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The served path with CIR: positives against all items of the batch (eq. 9)."""
+        """The served path with CIR: positives against all items of the batch (eq. 10)."""
         del epochs
         users, items = self.user(batch.user, self.history(batch)), self.item(batch.items)
         logits = self.score(users.unsqueeze(1), items.unflatten(0, batch.labels.shape))

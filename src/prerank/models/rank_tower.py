@@ -1,7 +1,7 @@
-"""RankTower (arXiv 2407.12385, 2024, inferred): gated heads, gated cross-attention, maximum similarity.
+"""RankTower (Yan and Li, arXiv 2024, inferred): gated heads, gated cross-attention, maximum similarity.
 
-Inferred: the paper's equations were not at hand, only its abstract and descriptions by others. The parts are those
-that they name; how each is computed is our reading.
+Inferred: the equations of arXiv 2407.12385 were not at hand, only its abstract and descriptions by others. The parts
+are those that they name; how each is computed is our reading.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two-Tower (DSSM, CIKM 2013): the industry's pre-ranking model, a cosine of two towers."""
+"""Two-Tower, the industry's pre-ranking model (DSSM; Huang et al., CIKM 2013): a cosine of two towers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AutoInt (CIKM 2019): self-attention between fields; AutoInt+ with a perceptron and a linear term beside it."""
+"""AutoInt (Song et al., CIKM 2019): fields attend to fields; AutoInt+ has a perceptron and a linear term beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prerank.schema import Inputs
 
 
 class AutoIntConfig(ModelConfig):
-    """The paper's sizes (sec. 5.1.4): three layers of two heads, 32 wide."""
+    """Three layers of two heads, 32 wide."""
 
     name: Literal["autoint"] = "autoint"
     layers: int = Field(default=3, ge=1)
@@ -25,7 +25,7 @@ class AutoIntConfig(ModelConfig):
 
 
 class AutoInt(SingleTower):
-    """logit = w . [e^L_1 | ... | e^L_F] + b (eq. 9), and AutoInt+ adds MLP([e_1 | ... | e_F]) and the linear term."""
+    """logit = w . [e^L_1 | ... | e^L_F] + b, and AutoInt+ adds MLP([e_1 | ... | e_F]) and the linear term."""
 
     def __init__(self, inputs: Inputs, config: AutoIntConfig) -> None:
         super().__init__(inputs, config, wide=config.tower is not None)

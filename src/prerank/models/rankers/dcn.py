@@ -1,4 +1,4 @@
-"""Deep & Cross networks: DCN (ADKDD 2017) and DCN-v2 (WWW 2021)."""
+"""Deep & Cross networks: DCN (Wang et al., ADKDD 2017) and DCN-v2 (Wang et al., WWW 2021)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DCNConfig(ModelConfig):
 
 
 class DCN(SingleTower):
-    """logit = w . [x_L | MLP(x_0)] + b with x_{l+1} = x_0 (x_l . w_l) + b_l + x_l (eqs. 2 to 5); no linear term."""
+    """logit = w . [x_L | MLP(x_0)] + b with x_{l+1} = x_0 (x_l . w_l) + b_l + x_l; no linear term."""
 
     def __init__(self, inputs: Inputs, config: DCNConfig) -> None:
         super().__init__(inputs, config)
@@ -50,7 +50,7 @@ class DCNv2Config(ModelConfig):
 
 
 class DCNv2(SingleTower):
-    """As DCN with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l (eq. 1); stacked: logit = w . MLP(x_L) + b (sec. 3.3)."""
+    """As DCN with x_{l+1} = x_0 * (W_l x_l + b_l) + x_l; stacked: logit = w . MLP(x_L) + b."""
 
     def __init__(self, inputs: Inputs, config: DCNv2Config) -> None:
         super().__init__(inputs, config)

@@ -1,4 +1,4 @@
-"""DeepFM (IJCAI 2017): a factorisation machine and a perceptron on the same embeddings."""
+"""DeepFM (Guo et al., IJCAI 2017): a factorisation machine and a perceptron on the same embeddings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DeepFMConfig(ModelConfig):
 
 
 class DeepFM(SingleTower):
-    """logit = b + sum_f w_f[x_f] + sum_{f < g} <e_f, e_g> + w . MLP([e_1 | ... | e_F]) (eqs. 1 to 3)."""
+    """logit = b + sum_f w_f[x_f] + sum_{f < g} <e_f, e_g> + w . MLP([e_1 | ... | e_F])."""
 
     def __init__(self, inputs: Inputs, config: DeepFMConfig) -> None:
         super().__init__(inputs, config, wide=True)

@@ -1,4 +1,4 @@
-"""DIEN (AAAI 2019): interests evolve towards the candidate."""
+"""DIEN (Zhou et al., AAAI 2019): interests evolve towards the candidate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DIEN(TargetAttention):
         self.head = DiceHead(self.user_width + self.item_width + 3 * self.behaviour_width, config.tower)
 
     def relaxed(self, batch: Batch, epochs: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The logits as in serving, and the loss of the next behaviour (DIEN eq. 4)."""
+        """The logits as in serving, and the loss of the next behaviour."""
         del epochs
         items = self.item(batch.items).unflatten(0, batch.labels.shape)
         profile, history, query = self.user_fields(batch.user), self.history(batch), self._query(items)

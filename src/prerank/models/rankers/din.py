@@ -1,4 +1,4 @@
-"""DIN (KDD 2018): the candidate attends to the history."""
+"""DIN (Zhou et al., KDD 2018): the candidate attends to the history."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DINConfig(ModelConfig):
 
 
 class DIN(TargetAttention):
-    """pool = sum_j a(q, e_j) e_j without softmax (DIN eq. 3), logit = MLP([user | item | pool | pool * q]).
+    """pool = sum_j a(q, e_j) e_j without softmax, logit = MLP([user | item | pool | pool * q]).
 
     q are the candidate's history fields. DIN prints an outer product of pool and q; its code multiplies
     elementwise. Dice follows every hidden layer of attention and head.

@@ -1,4 +1,4 @@
-"""EDCN (DLP-KDD 2021): cross and deep layers in parallel, joined and parted again after every layer."""
+"""EDCN (Chen et al., CIKM 2021): cross and deep layers in parallel, joined and parted again after every layer."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EDCN(SingleTower):
 
 
 class Regulation(nn.Module):
-    """A weight for each field and branch, softmax(g / temperature) over the fields (eq. 10): who reads what."""
+    """A weight for each field and branch, softmax(g / temperature) over the fields: who reads what."""
 
     def __init__(self, fields: int, temperature: float) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Regulation(nn.Module):
 
 
 class Bridge(nn.Module):
-    """Joins the outputs of a cross and a deep layer into one of the same width (sec. 3.2).
+    """Joins the outputs of a cross and a deep layer into one of the same width.
 
     Attention weighs the branches against each other, each by a score of its own network.
     """

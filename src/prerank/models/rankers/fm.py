@@ -22,7 +22,7 @@ class FMConfig(ModelConfig):
 
 
 class FM(PreRankingModel):
-    """logit = b + sum_f w_f[x_f] + sum_{f < g} <e_f, e_g> (Rendle, ICDM 2010, eq. 1).
+    """logit = b + sum_f w_f[x_f] + sum_{f < g} <e_f, e_g>.
 
     Pairs of fields within one side do not need the other, and pairs across are the dot product of both sides'
     sums. So a row is [scalar | sum of embeddings], and a candidate costs d multiplications; nothing is approximated.

@@ -1,4 +1,4 @@
-"""Wide&Deep (DLRS 2016): a linear model beside a multilayer perceptron."""
+"""Wide&Deep (Cheng et al., DLRS 2016): a linear model beside a multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WideDeepConfig(ModelConfig):
 
 
 class WideDeep(SingleTower):
-    """logit = b + sum_f w_f[x_f] + w . MLP([e_1 | ... | e_F]) (sec. 3.3).
+    """logit = b + sum_f w_f[x_f] + w . MLP([e_1 | ... | e_F]).
 
     The wide part is the linear term on all fields instead of crosses chosen by hand, and both parts share one
     optimiser (the paper trains the wide part by FTRL).
