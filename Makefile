@@ -25,7 +25,7 @@ demo: $(VENV)/.demo
 	$(BIN)/prerank demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 
 # Models and layers against other implementations, which are installed into an environment of their own.
 oracles: $(VENV)-oracles/.ready

@@ -12,6 +12,7 @@ from prerank.cli.bench import bench
 from prerank.cli.data import data
 from prerank.cli.demo import demo
 from prerank.cli.items import items, verify
+from prerank.cli.serve import serve
 from prerank.cli.serving import publish, rank
 from prerank.cli.training import compare, evaluate, fit, select
 from prerank.errors import PrerankError
@@ -26,7 +27,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.add_typer(items, name="items")
 app.add_typer(bench, name="bench")
-for command in (demo, fit, evaluate, compare, select, publish, rank, verify):
+for command in (demo, fit, evaluate, compare, select, publish, rank, serve, verify):
     app.command()(command)
 
 

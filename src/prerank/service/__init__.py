@@ -1,0 +1,1 @@
+"""A published directory as an HTTP service: from bytes to bytes."""

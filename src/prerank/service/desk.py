@@ -1,0 +1,99 @@
+"""The bounded queue before the threads that score: what cannot be answered in time is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from http import HTTPStatus
+from time import perf_counter
+from typing import TypeVar
+
+from prerank.service.metrics import Metrics
+from prerank.service.refusal import RefusedError, busy
+
+T = TypeVar("T")
+MEMORY = 0.1  # how much of the estimate the latest job is
+
+
+class Desk:
+    """Takes jobs in while there is room and time.
+
+    A job is one or several requests (a batch), and takes as many places. The time that a request takes is estimated
+    from the latest ones; it only ever decides about jobs that would have to wait, so that an estimate that has grown
+    too long is corrected by jobs that found a free thread.
+    """
+
+    def __init__(self, threads: int, queue: int, metrics: Metrics) -> None:
+        self.threads = threads
+        self.places = threads + queue
+        self.metrics = metrics
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._seconds = 0.0  # of one request, estimated
+
+    async def do(self, work: Callable[[], T], deadline: float, requests: int = 1) -> T:
+        """Have a job done by a thread.
+
+        Args:
+            work: the job.
+            deadline: when its result becomes worthless, on the clock of ``perf_counter``.
+            requests: how many places it takes.
+
+        Raises:
+            RefusedError: there is no room (429), or the deadline has passed or cannot be met (503).
+        """
+        begun = perf_counter()
+        self._enter(requests, deadline - begun)
+        job: Future[T] = self._pool.submit(self._work, work, begun, deadline, requests)
+        job.add_done_callback(lambda _: self._leave(requests))
+        try:
+            async with asyncio.timeout(deadline - perf_counter()):
+                return await asyncio.wrap_future(job)  # leaving it cancels a job that has not begun
+        except TimeoutError:  # of this clock, or of the thread that found the job too late
+            raise self._late("has passed while the request was waiting or being scored") from None
+
+    def close(self) -> None:
+        """Let the threads end; jobs that have not begun are dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _enter(self, requests: int, left: float) -> None:
+        with self._lock:
+            wait = max(0, self._taken + requests - self.threads) / self.threads * self._seconds
+            full = self._taken > 0 and self._taken + requests > self.places
+            late = left <= 0 or (self._taken >= self.threads and wait + self._seconds > left)
+            if not full and not late:
+                self._taken += requests
+                self.metrics.jobs.set(self._taken)
+        if full:
+            self.metrics.refused.labels("queue full").inc()
+            raise busy(HTTPStatus.TOO_MANY_REQUESTS, "the queue is full; come again, or send less at a time", wait)
+        if late:
+            raise self._late(f"cannot be met, the wait alone is about {1000 * wait:.0f} ms")
+
+    def _leave(self, requests: int) -> None:
+        with self._lock:
+            self._taken -= requests
+            self.metrics.jobs.set(self._taken)
+
+    def _work(self, work: Callable[[], T], entered: float, deadline: float, requests: int) -> T:
+        begun = perf_counter()
+        self.metrics.waiting.observe(begun - entered)
+        if begun > deadline:
+            raise TimeoutError
+        try:
+            return work()
+        finally:
+            took = perf_counter() - begun
+            self.metrics.scoring.observe(took)
+            with self._lock:
+                share = MEMORY if self._seconds else 1.0
+                self._seconds += share * (took / requests - self._seconds)
+
+    def _late(self, what: str) -> RefusedError:
+        self.metrics.refused.labels("deadline").inc()
+        return busy(
+            HTTPStatus.SERVICE_UNAVAILABLE, f"deadline_ms: {what}; allow more time, or send less", self._seconds
+        )

@@ -1,0 +1,108 @@
+"""What every request passes: its token, its size, its error, its place in the metrics and in the log."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prerank.errors import RequestError
+from prerank.service.live import Live
+from prerank.service.metrics import Metrics
+from prerank.service.refusal import RefusedError, error_response
+from prerank.service.settings import ServiceConfig
+
+OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready")
+"""Where no token is asked for, so that probes need none."""
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """The outermost application: whatever happens inside, one response leaves, with the right status."""
+
+    def __init__(
+        self, inner: ASGIApp, config: ServiceConfig, token: bytes | None, live: Live, metrics: Metrics
+    ) -> None:
+        self.inner = inner
+        self.config = config
+        self.token = token
+        self.live = live
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; there are no other connections than those of HTTP."""
+        assert scope["type"] == "http"
+        begun = scope["arrived"] = perf_counter()
+        scope["app"] = self  # Starlette's router then raises what it would otherwise answer in plain text
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self.live.draining:
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self.inner(scope, receive, sending)
+        except ClientDisconnect:
+            status = 499  # as others note it; nobody reads this answer
+        except Exception as error:
+            if status:
+                log.exception("fault after the response had begun")
+                raise
+            await self._answer(error)(scope, receive, sending)
+        self._note(scope, status, perf_counter() - begun)
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse what is too long a head, and who has no token.
+
+        Raises:
+            RefusedError: so it is.
+        """
+        allowed = self.config.limits.head_bytes
+        given: list[tuple[bytes, bytes]] = scope["headers"]
+        if len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in given) > allowed:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise RefusedError(status, f"headers: more than {allowed} bytes of request line and headers")
+        if self.token is None or scope["path"] in OPEN:
+            return
+        values = [value for name, value in given if name == b"authorization"]
+        kind, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
+        if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise RefusedError(
+                HTTPStatus.UNAUTHORIZED, "authorization: send the header 'Authorization: Bearer TOKEN'", headers
+            )
+
+    def _answer(self, error: Exception) -> ASGIApp:
+        match error:
+            case RefusedError():
+                return error_response(error.status, str(error), error.headers)
+            case RequestError():
+                return error_response(HTTPStatus.BAD_REQUEST, str(error))
+            case HTTPException(status_code=HTTPStatus.NOT_FOUND):
+                return error_response(HTTPStatus.NOT_FOUND, "path: nothing is here; see /openapi.json")
+            case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers):
+                allowed = dict(headers or {}).get("Allow", "another one")
+                return error_response(error.status_code, f"method: not allowed here; use {allowed}", headers)
+        log.error("fault while answering", exc_info=error)
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the service; its log says more")
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        endpoint: Any = scope.get("endpoint")
+        name = getattr(endpoint, "__name__", "none")
+        self.metrics.requests.labels(name, str(status)).inc()
+        self.metrics.latency.labels(name).observe(seconds)
+        if self.config.access_log:
+            facts = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(1000 * seconds, 3)}
+            log.info("request", extra={"facts": facts})

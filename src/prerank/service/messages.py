@@ -1,0 +1,168 @@
+"""Requests and answers of the native protocol: one set of types for decoding, encoding and the OpenAPI page."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from prerank.service.refusal import RefusedError
+from prerank.service.settings import Limits
+from prerank.serving.preranker import Id, Ranked
+
+M = TypeVar("M")
+Raw = dict[str, Any]
+Milliseconds = Annotated[float, Meta(gt=0)]
+
+
+class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Candidates to order for one user."""
+
+    candidates: Annotated[list[int | str], Meta(description="item ids; of a repeated one the first counts")]
+    user: Annotated[Raw, Meta(description="raw values of user fields")] = {}
+    context: Annotated[Raw, Meta(description="raw values of context fields")] = {}
+    history: Annotated[
+        list[int | str | Raw], Meta(description="past items, oldest first: ids, or objects of history fields")
+    ] = []
+    columns: Annotated[
+        dict[str, list[float]], Meta(description="numbers for the ranking function, one a candidate, such as bid")
+    ] = {}
+    k: Annotated[int, Meta(ge=1, description="how many to return at most; all if absent")] | None = None
+    ranking: Annotated[str, Meta(description="score, probability, ecpm, or a formula of columns")] = "score"
+    unknown: Annotated[
+        Literal["drop", "error"], Meta(description="what to do with candidates that are not in the catalogue")
+    ] = "drop"
+    deadline_ms: Annotated[Milliseconds, Meta(description="the answer is worthless after this time")] | None = None
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Requests that are answered together, by one generation."""
+
+    requests: Annotated[list[RankRequest], Meta(min_length=1)]
+    deadline_ms: Annotated[Milliseconds, Meta(description="of all of them; the only deadline of a batch")] | None = None
+
+
+class RankAnswer(msgspec.Struct, frozen=True):
+    """Candidates in their order, best first."""
+
+    ids: list[Id]
+    values: Annotated[list[float], Meta(description="what they were ranked by")]
+    scores: Annotated[list[float], Meta(description="the model's logits")]
+    unknown: Annotated[list[Id], Meta(description="candidates that are not in the catalogue")]
+    duplicates: Annotated[int, Meta(description="candidates that named an item again")]
+    unknown_history: Annotated[int, Meta(description="past items that the model saw as unknown ones")]
+    coverage: Annotated[float, Meta(description="share of the candidates that were scored")]
+    generation: Annotated[str, Meta(description="the published generation that answered")]
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """An answer for each request, in their order."""
+
+    answers: list[RankAnswer]
+    generation: str
+
+
+class Error(msgspec.Struct, frozen=True):
+    """Why there is no answer."""
+
+    error: Annotated[str, Meta(description="the field, what is wrong with it, and what to do")]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether requests are welcome."""
+
+    status: Literal["live", "ready", "starting", "draining"]
+    generation: str | None = None
+
+
+def decode(decoder: msgspec.json.Decoder[M], body: bytes) -> M:
+    """The message in a body.
+
+    Raises:
+        RefusedError: it is not JSON, or not of the message's form; the field is named.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise bad_request(_explain(str(error), decoder.type, body)) from None
+    except msgspec.DecodeError as error:
+        raise bad_request(f"body: not valid JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise bad_request("body: not valid JSON: a text in it is not UTF-8") from None
+    except RecursionError:
+        raise bad_request("body: is nested too deeply") from None
+
+
+def check_size(request: RankRequest, limits: Limits, place: str = "") -> None:
+    """Refuse a request that asks for more than a single one may.
+
+    Raises:
+        RefusedError: it does; the field is named.
+    """
+    for name in ("candidates", "history", "columns"):
+        count, allowed = len(getattr(request, name)), getattr(limits, name)
+        if count > allowed:
+            raise bad_request(f"{place}{name}: has {count} entries, {allowed} are allowed")
+
+
+def answer_of(ranked: Ranked, candidates: int) -> RankAnswer:
+    """What is sent of a ranking of that many candidates."""
+    return RankAnswer(
+        ids=ranked.ids,
+        values=ranked.values.tolist(),
+        scores=ranked.scores.tolist(),
+        unknown=ranked.unknown,
+        duplicates=ranked.duplicates,
+        unknown_history=ranked.unknown_history,
+        coverage=coverage(ranked, candidates),
+        generation=ranked.generation,
+    )
+
+
+def coverage(ranked: Ranked, candidates: int) -> float:
+    """The share of the candidates that were scored, as themselves or as the item that they repeat."""
+    return 1 - len(ranked.unknown) / candidates if candidates else 1.0
+
+
+def bad_request(message: str) -> RefusedError:
+    """A refusal of what the caller has to mend."""
+    return RefusedError(HTTPStatus.BAD_REQUEST, message)
+
+
+def _explain(problem: str, kind: Any, body: bytes) -> str:
+    """msgspec's problem, with the field in front: "Expected `int`, got `str` - at `$.k`" becomes "k: expected …"."""
+    what, _, path = problem.replace("`", "").partition(" - at ")
+    place = path.removeprefix("$").removeprefix(".")
+    if "columns[...]" in place:
+        place = place.replace("columns[...]", f"columns.{_wrong_column(place, body)}")
+    place = place.replace("[...]", "")
+    lead = f"{place}." if place else ""
+    if what.startswith("Object contains unknown field "):
+        fields = _fields(kind, place)
+        return f"{lead}{what.rpartition(' ')[2]}: unknown field; fields: {', '.join(fields)}"
+    if what.startswith("Object missing required field "):
+        return f"{lead}{what.rpartition(' ')[2]}: is required"
+    return f"{place or 'body'}: {what[:1].lower()}{what[1:]}"
+
+
+def _fields(kind: Any, place: str) -> tuple[str, ...]:
+    of: type[msgspec.Struct] = RankRequest if place.startswith("requests[") else kind
+    return of.__struct_fields__
+
+
+def _wrong_column(place: str, body: bytes) -> str:
+    """The name of the column that is not a list of numbers, which msgspec does not tell."""
+    try:
+        content: Any = msgspec.json.decode(body)
+        if place.startswith("requests["):
+            content = content["requests"][int(place.removeprefix("requests[").partition("]")[0])]
+        for name, values in content["columns"].items():
+            try:
+                msgspec.convert(values, list[float])
+            except msgspec.ValidationError:
+                return str(name)
+    except (msgspec.DecodeError, RecursionError):  # a number that is out of range
+        pass
+    return "*"

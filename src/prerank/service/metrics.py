@@ -1,0 +1,56 @@
+"""What Prometheus reads at /metrics. Counters belong to one service; nothing is registered globally."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+class Metrics:
+    """The service's numbers."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Responses by endpoint and status", "endpoint", "status")
+        self.latency = Histogram(
+            "prerank_request_seconds",
+            "From the headers to the last byte of the response",
+            ["endpoint"],
+            registry=self.registry,
+            buckets=SECONDS,
+        )
+        self.waiting = self._seconds("queue_seconds", "A request's wait for a thread")
+        self.scoring = self._seconds("score_seconds", "Encoding, scoring and sorting of a request or a batch")
+        self.candidates = Histogram(
+            "prerank_candidates", "Candidates of a request", registry=self.registry, buckets=SIZES
+        )
+        self.unknown = self._counter("unknown_candidates", "Candidates that are not in the catalogue")
+        self.unknown_history = self._counter("unknown_history", "Past items that are not in the catalogue")
+        self.refused = self._counter("refused", "Requests refused for lack of capacity or time", "reason")
+        self.loads = self._counter("generation_loads", "Attempts to load a generation", "result")
+        self.generation = self._gauge("generation_info", "1 for the generation that is served", "generation", "model")
+        self.ready = self._gauge("ready", "1 while requests are welcome")
+        self.items = self._gauge("items", "Rows of the item store, without updates")
+        self.jobs = self._gauge("jobs", "Requests that wait for a thread or are being scored")
+        for reason in ("queue full", "deadline"):
+            self.refused.labels(reason)
+        for result in ("loaded", "refused"):
+            self.loads.labels(result)
+
+    def serves(self, generation: str, model: str, items: int) -> None:
+        """Say which generation answers from now on."""
+        self.generation.clear()
+        self.generation.labels(generation, model).set(1)
+        self.items.set(items)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"prerank_{name}", what, labels, registry=self.registry)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(f"prerank_{name}", what, labels, registry=self.registry)
+
+    def _seconds(self, name: str, what: str) -> Histogram:
+        return Histogram(f"prerank_{name}", what, registry=self.registry, buckets=SECONDS)

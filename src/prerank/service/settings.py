@@ -1,0 +1,76 @@
+"""What an operator sets: where to listen, how much to take on, how long to wait."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from prerank.config import Strict
+from prerank.errors import ConfigError
+
+TOKEN = "PRERANK_TOKEN"
+"""The environment variable that a bearer token is read from where no file is named."""
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Limits(Strict):
+    """What a single request may ask for; anything beyond it is refused by name."""
+
+    body_bytes: Count = 8 << 20
+    head_bytes: Annotated[int, Field(ge=1024)] = 16 << 10
+    candidates: Count = 10_000
+    history: Count = 10_000
+    columns: Count = 32
+    batch: Annotated[int, Field(ge=1, description="requests of one rank:batch")] = 64
+    head_seconds: Annotated[Seconds, Field(description="for request line and headers to arrive")] = 10
+    body_seconds: Annotated[Seconds, Field(description="for the body to arrive")] = 10
+
+
+class ServiceConfig(Strict):
+    """The service."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="0: any free one")] = 8000
+    name: Annotated[str, Field(pattern="^[A-Za-z0-9_.-]+$", description="of the model in the open protocol")] = (
+        "prerank"
+    )
+    token_file: Annotated[Path | None, Field(description="holds the bearer token")] = None
+    threads: Annotated[int, Field(ge=1, description="that score, one request each")] = os.cpu_count() or 1
+    queue: Annotated[int, Field(ge=0, description="requests that may wait for a thread")] = 64
+    deadline_ms: Annotated[Seconds, Field(description="of a request that names none")] = 1000
+    longest_deadline_ms: Seconds = 60_000
+    connections: Count = 1000
+    buffer_bytes: Annotated[int, Field(ge=1, description="of all bodies that are arriving")] = 256 << 20
+    keep_alive_seconds: Seconds = 75
+    preload: Annotated[bool, Field(description="read the whole item store before serving it")] = True
+    watch_seconds: Annotated[Seconds, Field(description="between looks for a new generation")] = 1
+    drain_seconds: Annotated[float, Field(ge=0, description="from SIGTERM, not ready, to no new connections")] = 1
+    grace_seconds: Annotated[int, Field(ge=1, description="for requests in flight after that")] = 30
+    access_log: Annotated[bool, Field(description="a log line for every request")] = False
+    limits: Limits = Limits()
+
+
+def read_token(config: ServiceConfig) -> bytes | None:
+    """The bearer token that requests have to show, or None if there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or the token is empty or has characters that a header cannot carry.
+    """
+    if config.token_file is not None:
+        place = f"token_file {config.token_file}"
+        try:
+            token = config.token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError(f"{place}: cannot be read as a file of ASCII text") from None
+    elif TOKEN in os.environ:
+        place, token = f"environment variable {TOKEN}", os.environ[TOKEN].strip()
+    else:
+        return None
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{place}: a token is one word of printable ASCII characters")
+    return token.encode()

@@ -1,0 +1,207 @@
+"""Too much, too slow, too many, and without a token: each is refused by name, and the service goes on."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.service.conftest import JSON, Running, Serve
+
+pytestmark = pytest.mark.xdist_group("service")  # one process, so that its server is started once
+
+TOKEN = "correct-horse-battery-staple"
+SETTINGS = (
+    "limits.body_bytes=2000",
+    "limits.head_bytes=2048",
+    "limits.candidates=20",
+    "limits.history=5",
+    "limits.columns=2",
+    "limits.batch=3",
+    "limits.head_seconds=0.4",
+    "limits.body_seconds=0.4",
+    "connections=8",
+    "access_log=true",
+)
+SMALL = {"candidates": ["item-0001"]}
+AUTHORIZED = {**JSON, "Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def strict(serve: Serve, master: Path) -> Running:
+    """A server with little room that asks for a token."""
+    return serve(master, *(part for setting in SETTINGS for part in ("--set", setting)), token=TOKEN)
+
+
+@pytest.fixture(autouse=True)
+def _goes_on(strict: Running) -> Any:
+    """After each test there is room for connections, and requests are answered."""
+    yield
+    for connection in strict.connections:
+        connection.close()
+    strict.connections.clear()
+    assert strict.rank(SMALL, headers=AUTHORIZED).status == 200
+
+
+def raw(server: Running, sent: bytes, *, more: bytes = b"", pause: float = 0) -> tuple[int, str]:
+    """Status and message of an exchange of bytes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(sent)
+        if more:
+            time.sleep(pause)
+            connection.sendall(more)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        content = json.loads(response.read())
+        assert list(content) == ["error"]
+        return response.status, content["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"candidates": ["x"] * 21}, "candidates: has 21 entries, 20 are allowed"),
+        ({"candidates": ["x"], "history": ["x"] * 6}, "history: has 6 entries, 5 are allowed"),
+        ({"candidates": [], "columns": {"a": [], "b": [], "c": []}}, "columns: has 3 entries, 2 are allowed"),
+    ],
+)
+def test_entries(strict: Running, body: Any, field: str) -> None:
+    answer = strict.rank(body, headers=AUTHORIZED)
+    assert (answer.status, answer.error) == (400, field)
+    batch = strict.call("POST", "/v1/rank:batch", {"requests": [SMALL, body]}, AUTHORIZED)
+    assert (batch.status, batch.error) == (400, f"requests[1].{field}")
+
+
+def test_batches(strict: Running) -> None:
+    answer = strict.call("POST", "/v1/rank:batch", {"requests": [SMALL] * 4}, AUTHORIZED)
+    assert (answer.status, answer.error) == (400, "requests: has 4 entries, 3 are allowed")
+
+
+def test_bodies(strict: Running) -> None:
+    body = json.dumps({"candidates": ["x"]}).encode()
+    assert strict.rank(body.ljust(2000), headers=AUTHORIZED).status == 200
+    answer = strict.rank(body.ljust(2001), headers=AUTHORIZED)
+    assert answer.status == 413 and answer.error.startswith("body: more than 2000 bytes")
+
+
+def test_a_body_of_unknown_length_is_bounded_too(strict: Running) -> None:
+    head = f"POST /v1/rank HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\n"
+    chunk = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+    status, error = raw(strict, head.encode() + b"transfer-encoding: chunked\r\n\r\n" + 3 * chunk)
+    assert status == 413 and error.startswith("body: more than 2000 bytes")
+
+
+def test_a_declared_length_is_believed_before_the_body_comes(strict: Running) -> None:
+    head = f"POST /v1/rank HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\n"
+    assert raw(strict, head.encode() + b"content-length: 99999999999\r\n\r\n")[0] == 413
+
+
+def test_compressed_bodies_are_not_opened(strict: Running) -> None:
+    bomb = gzip.compress(b" " * 1_000_000)
+    for encoding in ("gzip", "deflate", "br", "identity, gzip"):
+        answer = strict.rank(bomb, headers={**AUTHORIZED, "Content-Encoding": encoding})
+        assert answer.status == 415 and answer.error.startswith("content-encoding:")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""])
+def test_other_media(strict: Running, kind: str) -> None:
+    answer = strict.rank(SMALL, headers={**AUTHORIZED, "Content-Type": kind})
+    assert answer.status == 415 and answer.error.startswith("content-type: expected application/json")
+
+
+def test_heads(strict: Running) -> None:
+    answer = strict.call("GET", "/healthz/live", headers={"X-Long": "x" * 2100})
+    assert answer.status == 431 and answer.error.startswith("headers: more than 2048 bytes")
+    assert strict.call("GET", "/healthz/live?" + "x" * 2100, headers={}).status == 431
+    many = "".join(f"x-{number}: 1\r\n" for number in range(300))
+    assert raw(strict, f"GET /healthz/live HTTP/1.1\r\nhost: a\r\n{many}\r\n".encode())[0] == 431
+    # One that never ends, in one piece and in two.
+    assert raw(strict, b"GET / HTTP/1.1\r\nx: " + b"x" * 9000)[0] == 431
+    assert raw(strict, b"GET / HTTP/1.1\r\nx: " + b"x" * 1500, more=b"x" * 1500, pause=0.05)[0] == 431
+
+
+def test_slow_heads_and_bodies(strict: Running) -> None:
+    assert raw(strict, b"POST /v1/rank HTTP/1.1\r\nhost:") == (408, "headers: did not arrive within 0.4 seconds")
+    head = f"POST /v1/rank HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\n"
+    begun = time.monotonic()
+    status, error = raw(strict, head.encode() + b'content-length: 20\r\n\r\n{"', more=b"c", pause=0.2)
+    assert (status, error) == (408, "body: did not arrive within 0.4 seconds") and time.monotonic() - begun < 5
+
+
+def test_too_many_connections(strict: Running) -> None:
+    time.sleep(0.1)  # those of other tests are gone
+    waiting = [socket.create_connection(("127.0.0.1", strict.port)) for _ in range(8)]
+    time.sleep(0.1)
+    assert raw(strict, b"")[0] == 503
+    for connection in waiting:
+        connection.close()
+    time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\0\1\2\3\r\n\r\n",
+        b"GET /healthz/live HTTP/9.9\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /healthz/live HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST /v1/rank HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+        b"POST /v1/rank HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+        b"POST /v1/rank HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        b"POST /v1/rank HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\nabcd",
+        b"POST /v1/rank HTTP/1.1\r\ntransfer-encoding: x\r\n\r\nabcd",
+    ],
+)
+def test_what_is_not_http(strict: Running, sent: bytes) -> None:
+    status, error = raw(strict, sent)
+    assert (status, error) == (400, "request: not valid HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "Bearer",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Basic {TOKEN}",
+        TOKEN,
+        f"Bearer {TOKEN} {TOKEN}",
+        None,
+    ],
+)
+def test_no_answer_without_the_token(strict: Running, value: str | None) -> None:
+    headers = {**JSON, **({} if value is None else {"Authorization": value})}
+    paths = ["/v1/rank", "/v1/rank:batch", "/metrics", "/openapi.json", "/", "/v2", "/%2e%2e/etc/passwd"]
+    connection = strict.connect()
+    for method in ("GET", "POST", "DELETE", "HEAD"):
+        for path in paths:
+            answer = strict.call(method, path, SMALL, headers, connection)
+            assert answer.status == 401 and answer.headers["WWW-Authenticate"] == "Bearer"
+            assert not answer.raw or answer.error == "authorization: send the header 'Authorization: Bearer TOKEN'"
+
+
+def test_probes_need_no_token(strict: Running) -> None:
+    assert strict.call("GET", "/healthz/live", headers={}).status == 200
+    assert strict.call("GET", "/healthz/ready", headers={}).json["status"] == "ready"
+
+
+def test_the_description_says_that_a_token_is_needed(strict: Running) -> None:
+    page = strict.call("GET", "/openapi.json", headers=AUTHORIZED).json
+    assert page["paths"]["/v1/rank"]["post"]["security"] == [{"token": []}]
+    assert "security" not in page["paths"]["/healthz/ready"]["get"]
+
+
+def test_logs_are_json_and_hold_no_secret(strict: Running) -> None:
+    """Of all the requests above; run last."""
+    lines = [json.loads(line) for line in strict.log.read_text().splitlines()]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert any(line.get("path") == "/v1/rank" and line["status"] == 401 and line["ms"] > 0 for line in lines)
+    assert TOKEN not in strict.log.read_text()
