@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class FieldEmbeddings(nn.Module):
         super().__init__()
         self.positions = {name: position for position, name in enumerate(fields)}
         self.width = width
+        self.found: list[Tensor] = []
         self.tables = nn.ParameterList(torch.randn(_rows(values), width) * std for values in fields.values())
         self.weightings = nn.ModuleDict(
             {
@@ -48,8 +50,14 @@ class FieldEmbeddings(nn.Module):
         """(R, F * d): the embeddings of the named fields (all by default), concatenated in their order."""
         return torch.cat([self._field(name, features.columns[name]) for name in names or self.positions], dim=-1)
 
+    def folded(self) -> FieldEmbeddings:
+        """The same with tables that are found at once, which is what one row of a request mostly waits for."""
+        fixed = copy(self)
+        fixed.found = list(self.tables)
+        return fixed
+
     def _field(self, name: str, column: Tensor | Ragged) -> Tensor:
-        weight = self.tables[self.positions[name]]
+        weight = (self.found or self.tables)[self.positions[name]]
         if isinstance(column, Ragged):
             return mean_rows(weight, column)
         if column.is_floating_point():
@@ -78,4 +86,6 @@ def _rows(values: Values) -> int:
 
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
     """(n, D) the rows of a (M, D) table: F.embedding, but its gradient on a CPU takes a fifth of the time."""
+    if not torch.is_grad_enabled():
+        return table.index_select(0, rows)
     return table.gather(0, rows.unsqueeze(1).expand(-1, table.shape[1]))

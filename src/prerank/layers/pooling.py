@@ -21,8 +21,14 @@ def mean_pool(history: History) -> Tensor:
 
 def mean_rows(table: Tensor, lists: Ragged) -> Tensor:
     """(R, D) the mean of the (M, D) table's rows that each of R lists names; zeros for an empty list."""
+    if not torch.is_grad_enabled():
+        return _means(table, lists)
     mean: Tensor = _MeanRows.apply(table, lists)  # type: ignore[no-untyped-call]
     return mean
+
+
+def _means(table: Tensor, lists: Ragged) -> Tensor:
+    return F.embedding_bag(lists.values, table, lists.offsets, mode="mean", include_last_offset=True)
 
 
 def weighted_sum(past: Tensor, weights: Tensor, blocks: Sequence[RequestBlock], count: int) -> Tensor:
@@ -47,7 +53,7 @@ class _MeanRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, lists: Ragged) -> Tensor:
         ctx.rows, ctx.lists = table.shape[0], lists
-        return F.embedding_bag(lists.values, table, lists.offsets, mode="mean", include_last_offset=True)
+        return _means(table, lists)
 
     @staticmethod
     @once_differentiable

@@ -131,9 +131,9 @@ class LightweightScorer(nn.Module):
         """(..., Hu * P) and (..., Hv * P) to (...)."""
         similarities = head_similarities(user, item, *self.heads)
         rows = F.relu(self.rows(similarities))
-        columns = F.relu(self.columns(rows.transpose(-1, -2)))
-        logit: Tensor = self.project(columns.transpose(-1, -2).flatten(-2))
-        return logit.squeeze(-1)
+        columns = F.relu(self.columns(rows.transpose(-1, -2)))  # (..., column, output)
+        weight = self.project.weight.view(columns.shape[-2:]).T.reshape(1, -1)
+        return F.linear(columns.flatten(-2), weight, self.project.bias).squeeze(-1)
 
 
 class FullyConnectedScorer(nn.Module):

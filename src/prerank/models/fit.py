@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prerank.batch import Batch, Features, History
 from prerank.layers.co_action import CoActionUnit
 from prerank.layers.dien import DIENUnit
+from prerank.layers.embedding import take_rows
 from prerank.layers.field_unit import FieldUnit
 from prerank.layers.meta_query import MetaQuery, temperature
 from prerank.layers.pooling import mean_pool
@@ -114,10 +115,10 @@ class FIT(PreRankingModel):
             return self._join(user, item)
         index, heads = item[..., 0].long(), item[..., 1:]
         every = user.unflatten(-1, (self.config.meta_queries, -1))
-        shape = torch.broadcast_shapes(every.shape[:-2], index.shape)
-        every = every.expand(*shape, *every.shape[-2:])
-        places = index.expand(shape)[..., None, None].expand(*shape, 1, every.shape[-1])
-        return self._join(every.gather(-2, places).squeeze(-2), heads)
+        first = torch.arange(every.shape[:-2].numel(), device=user.device) * self.config.meta_queries
+        places = first.view(every.shape[:-2]) + index
+        picked = take_rows(every.flatten(0, -2), places.flatten())
+        return self._join(picked.unflatten(0, places.shape), heads)
 
     def pair(self, features: Features, history: History, items: Tensor) -> Tensor:
         """As in serving, with only the user representations that these candidates pick."""

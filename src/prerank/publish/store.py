@@ -127,7 +127,7 @@ class ItemStore:
         assert self.index is not None
         updated = self._updated(positions)
         if updated is None:
-            indices: NDArray[Any] = self.index[positions]
+            indices: NDArray[Any] = self.index.take(positions, axis=0)
             return indices
         new, items = updated
         indices = np.empty((len(positions), self.index.shape[1]), dtype=np.uint16)

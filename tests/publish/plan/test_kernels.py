@@ -21,19 +21,31 @@ def dice(x: Doubles, slope: Doubles, shift: Doubles, alpha: Doubles) -> Doubles:
     return gate * x + (1 - gate) * alpha * x
 
 
+@pytest.mark.parametrize(("places", "kept"), [(1, [0, 0, 0, 0, 0]), (3, [0, 0, 0, 1, 2]), (7, [2, 3, 4, 5, 6])])
 @pytest.mark.parametrize("channels", [1, 7, 16, 64])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
-def test_dice_and_its_product(channels: int, scale: float) -> None:
-    """Gates that are closed, open and in between."""
+def test_dice_and_its_product(channels: int, scale: float, places: int, kept: list[int]) -> None:
+    """Gates that are closed, open and in between; what is added is that of a step's place."""
     rng = np.random.default_rng(channels)
-    x, slope, shift, alpha, weight = numbers(rng, 33, channels, scale=scale), *numbers(rng, 4, channels)
-    expected = dice(*(part.astype(np.float64) for part in (x, slope, shift, alpha)))
-    out = np.empty(33, dtype=np.float32)
-    kernels.dice_product(x, slope, shift, alpha, weight, np.float32(0.25), out)
+    x, before = numbers(rng, 5, 6, channels, scale=scale), numbers(rng, places, 6, channels, scale=scale)
+    slope, shift, alpha, weight = numbers(rng, 4, channels)
+    exact = [part.astype(np.float64) for part in (x + before[kept], slope, shift, alpha)]
+    expected = dice(*exact)
+    out = np.empty((5, 6), dtype=np.float32)
+    kernels.dice_product(x, before, slope, shift, alpha, weight, np.float32(0.25), out)
     size = np.abs(expected) @ np.abs(weight) + 1
     assert (np.abs(out - (expected @ weight.astype(np.float64) + 0.25)) <= 1e-6 * size).all()
-    kernels.dice(x, slope, shift, alpha)
+    kernels.dice(x, before, slope, shift, alpha)
     assert (np.abs(x - expected) <= 1e-6 * (np.abs(expected) + scale)).all()
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_rectify(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    x, before = numbers(rng, 5, 7), numbers(rng, rows, 7)
+    expected = np.maximum(x + before, 0)
+    kernels.rectify(x, before)
+    assert np.array_equal(x, expected)
 
 
 @pytest.mark.parametrize("heads", [(1, 1), (2, 2), (1, 3), (3, 2), (4, 5)])

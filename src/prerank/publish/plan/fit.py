@@ -23,7 +23,7 @@ from prerank.batch import Features
 from prerank.layers.dice import DiceLinear
 from prerank.layers.folding import folded
 from prerank.layers.interaction import DINUnit
-from prerank.layers.similarity import ScaledDot, normalised
+from prerank.layers.similarity import normalised
 from prerank.models.fit import FIT
 from prerank.publish.item_ids import Ints
 from prerank.publish.plan import kernels
@@ -31,7 +31,7 @@ from prerank.publish.plan.base import Floats, Plan
 from prerank.publish.plan.scoring import HeadScores, array
 from prerank.publish.store import ItemStore
 
-CACHED = 1 << 16  # numbers of one block of the attention: with its outputs, what a core's second cache holds
+CACHED = 1 << 18  # numbers of one block of the attention: with its outputs, what a core's second cache holds
 FEW = 0.8  # below this share of the queries, only those that the candidates use are computed
 
 
@@ -67,21 +67,23 @@ class FITPlan(Plan):
 
 
 class _Attention:
-    """DIN's unit for a fixed group of N queries: the (n, D) pooled interests of those asked for."""
+    """DIN's unit for a fixed group of N queries: the (n, D) pooled interests of those asked for.
+
+    Biases are added by the pass that follows a product anyway.
+    """
 
     def __init__(self, unit: nn.Module, queries: Tensor) -> None:
         if not isinstance(unit, DINUnit):
             raise NotImplementedError(f"{type(unit).__name__} has no folded form")
         query, step, difference, product = unit.first.weight.chunk(4, dim=1)
         self.steps = (step - difference + product * queries.unsqueeze(1)).contiguous()  # (N, hidden, D)
-        of_queries = queries @ (query + difference).T + unit.first.bias
-        self.places = 1
-        if unit.positions is None:
-            self.constants = of_queries.unsqueeze(0)
-        else:  # (places, N, hidden), the most recent place last
-            self.places = len(unit.positions)
-            self.constants = (of_queries + unit.positions.unsqueeze(1)).flip(0).contiguous()
+        constants = (queries @ (query + difference).T + unit.first.bias).unsqueeze(0)
+        if unit.positions is not None:
+            constants = constants + unit.positions.flip(0).unsqueeze(1)
+        self.constants = constants.contiguous()  # (places, N, hidden), the most recent place last
         self.layers = [_Dice.of(layer) for layer in unit.rest if isinstance(layer, DiceLinear)]
+        last = self.layers[-1]
+        self.output = array(last.weight).ravel(), last.bias.ravel()[0]
         self.memory = _Memory()
 
     def __call__(self, past: Tensor, chosen: Tensor | None) -> Tensor:
@@ -91,34 +93,29 @@ class _Attention:
         count, hidden, width = steps.shape
         if not len(past):
             return past.new_zeros(count, width)
-        if self.places > 1:
-            constants = _last(constants, len(past))
         interests = past.new_empty(count, width)
         size = max(CACHED // (len(past) * hidden), 1)
         for start in range(0, count, size):
             block = slice(start, min(start + size, count))
             x = self.memory.take("first", len(past), (block.stop - start) * hidden)
-            torch.addmm(constants[:, block].flatten(1), past, steps[block].flatten(0, 1).T, out=x)
-            weights = self._weights(x.view(-1, hidden)).view(len(past), -1)
-            torch.mm(weights.T, past, out=interests[block])
+            torch.mm(past, steps[block].flatten(0, 1).T, out=x)
+            weights = self._weights(x.view(len(past), -1, hidden), constants[:, block].numpy())
+            torch.mm(weights.view(len(past), -1).T, past, out=interests[block])
         return interests
 
-    def _weights(self, x: Tensor) -> Tensor:
-        """(rows,) attention weights from the (rows, hidden) outputs of the first layer, which are overwritten."""
+    def _weights(self, x: Tensor, before: Floats) -> Tensor:
+        """(L * n,) attention weights from the (L, n, hidden) products of the first layer, which are overwritten."""
+        size = x.shape[0] * x.shape[1]
         for number, layer in enumerate(self.layers[:-1]):
-            kernels.dice(x.numpy(), layer.slope, layer.shift, layer.alpha)
-            out = self.memory.take(f"hidden {number}", len(x), layer.weight.shape[1])
-            x = torch.addmm(layer.bias, x, layer.weight, out=out)
-        last, weights = self.layers[-1], self.memory.take("weights", len(x))
-        weight, bias = last.weight.numpy().ravel(), np.float32(last.bias.item())
-        kernels.dice_product(x.numpy(), last.slope, last.shift, last.alpha, weight, bias, weights.numpy())
+            kernels.dice(x.numpy(), before, layer.slope, layer.shift, layer.alpha)
+            x, rows = self.memory.take(f"hidden {number}", size, layer.weight.shape[1]), x.view(size, -1)
+            torch.mm(rows, layer.weight, out=x)
+            x, before = x.unsqueeze(1), layer.bias
+        last, weights = self.layers[-1], self.memory.take("weights", size)
+        kernels.dice_product(
+            x.numpy(), before, last.slope, last.shift, last.alpha, *self.output, weights.view(x.shape[:2]).numpy()
+        )
         return weights
-
-
-def _last(constants: Tensor, length: int) -> Tensor:
-    """(L, N, hidden): the constants of L places, the most recent one last; places beyond the first share its."""
-    missing = length - len(constants)
-    return constants[-length:] if missing <= 0 else torch.cat([constants[:1].expand(missing, -1, -1), constants])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +125,15 @@ class _Dice:
     slope: Floats
     shift: Floats
     alpha: Floats
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # (channels, outputs)
+    bias: Floats  # (1, 1, outputs)
 
     @classmethod
     def of(cls, layer: DiceLinear) -> _Dice:
         scale = torch.rsqrt(layer.running_var + layer.eps) / math.log(2)
         shift, linear = scale * layer.running_mean, layer.linear
         weight = linear.weight.detach().T.contiguous()
-        return cls(array(-scale), array(shift), array(layer.alpha), weight, linear.bias.detach())
+        return cls(array(-scale), array(shift), array(layer.alpha), weight, array(linear.bias).reshape(1, 1, -1))
 
 
 class _QueriedTower:
@@ -145,23 +142,23 @@ class _QueriedTower:
     def __init__(self, model: FIT, queries: Tensor) -> None:
         layers = [layer for layer in model.user_tower.layers if isinstance(layer, nn.Linear)]
         self.normalise = model.config.scorer == "cosine"
-        if not isinstance(model.scorer, ScaledDot):
-            layers.append(model.user_heads)
         first, width = layers[0], queries.shape[1]
         sizes = [first.in_features - 2 * width, width, width]
         self.of_profile, self.of_interest, of_query = (part.T.contiguous() for part in first.weight.split(sizes, dim=1))
         self.constants = torch.addmm(first.bias, queries, of_query)
-        self.rest = [(layer.weight.T.contiguous(), layer.bias) for layer in layers[1:]]
-        self.rectified = len(model.user_tower.layers) // 2
+        self.rest = [(layer.weight.T.contiguous(), array(layer.bias)[None]) for layer in layers[1:]]
+        self.heads = (model.user_heads.weight.T.contiguous(), model.user_heads.bias) if model.headed else None
 
     def __call__(self, profile: Tensor, interest: Tensor, chosen: Tensor | None) -> Tensor:
         """(n, W) representations for (1, U) user fields and the (n, D) interests of the queries asked for."""
         constants = self.constants if chosen is None else self.constants.index_select(0, chosen)
-        x = torch.addmm(constants + profile @ self.of_profile, interest, self.of_interest).relu_()
-        for depth, (weight, bias) in enumerate(self.rest, start=1):
-            x = torch.addmm(bias, x, weight)
-            if depth < self.rectified:
-                x.relu_()
+        x = interest @ self.of_interest
+        kernels.rectify(x.numpy(), (constants + profile @ self.of_profile).numpy())
+        for weight, bias in self.rest:
+            x = x @ weight
+            kernels.rectify(x.numpy(), bias)
+        if self.heads is not None:
+            x = (x @ self.heads[0]).add_(self.heads[1])
         return normalised(x) if self.normalise else x
 
 

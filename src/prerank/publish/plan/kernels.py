@@ -105,30 +105,44 @@ def _gate(t: Any) -> Any:
 
 
 @_compiled
-def dice(x: Any, slope: Any, shift: Any, alpha: Any) -> None:
-    """Dice in place, with the gate 1 / (1 + 2^(x * slope + shift)).
+def dice(x: Any, before: Any, slope: Any, shift: Any, alpha: Any) -> None:
+    """Dice of x + before, in place, with the gate 1 / (1 + 2^((x + before) * slope + shift)).
 
     Args:
-        x: (R, channels).
+        x: (L, n, channels).
+        before: (places, n, channels), the last place for the last of L, and so on; those beyond share the first.
         slope, shift, alpha: (channels,).
     """
-    for row in range(x.shape[0]):
-        for channel in range(x.shape[1]):
-            value = x[row, channel]
-            gate = _gate(value * slope[channel] + shift[channel])
-            x[row, channel] = value * (alpha[channel] + (_ONE - alpha[channel]) * gate)
+    for step in range(x.shape[0]):
+        place = max(before.shape[0] - x.shape[0] + step, 0)
+        for row in range(x.shape[1]):
+            for channel in range(x.shape[2]):
+                value = x[step, row, channel] + before[place, row, channel]
+                gate = _gate(value * slope[channel] + shift[channel])
+                x[step, row, channel] = value * (alpha[channel] + (_ONE - alpha[channel]) * gate)
 
 
 @_compiled
-def dice_product(x: Any, slope: Any, shift: Any, alpha: Any, weight: Any, bias: Any, out: Any) -> None:
-    """Dice and the linear layer of one output that follows it: (R, channels) to ``out`` (R,)."""
+def dice_product(x: Any, before: Any, slope: Any, shift: Any, alpha: Any, weight: Any, bias: Any, out: Any) -> None:
+    """``dice`` and the linear layer of one output that follows it: (L, n, channels) to ``out`` (L, n)."""
+    for step in range(x.shape[0]):
+        place = max(before.shape[0] - x.shape[0] + step, 0)
+        for row in range(x.shape[1]):
+            total = bias
+            for channel in range(x.shape[2]):
+                value = x[step, row, channel] + before[place, row, channel]
+                gate = _gate(value * slope[channel] + shift[channel])
+                total += value * (alpha[channel] + (_ONE - alpha[channel]) * gate) * weight[channel]
+            out[step, row] = total
+
+
+@_compiled
+def rectify(x: Any, before: Any) -> None:
+    """ReLU of x + before, in place: (R, channels), and (R, channels) or (1, channels)."""
+    last = before.shape[0] - 1
     for row in range(x.shape[0]):
-        total = bias
         for channel in range(x.shape[1]):
-            value = x[row, channel]
-            gate = _gate(value * slope[channel] + shift[channel])
-            total += value * (alpha[channel] + (_ONE - alpha[channel]) * gate) * weight[channel]
-        out[row] = total
+            x[row, channel] = max(x[row, channel] + before[min(row, last), channel], _ZERO)
 
 
 @_compiled
