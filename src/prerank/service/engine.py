@@ -1,0 +1,64 @@
+"""What the protocols share: the ranker, the queue, the limits, the metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+
+from starlette.requests import Request
+
+from prerank.service.body import Bodies
+from prerank.service.desk import Desk
+from prerank.service.live import Live
+from prerank.service.messages import RankRequest
+from prerank.service.metrics import Metrics
+from prerank.service.settings import ServiceConfig
+from prerank.serving.preranker import PreRanker, Ranked
+
+
+class Engine:
+    """Everything behind the endpoints."""
+
+    def __init__(self, directory: Path, config: ServiceConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.live = Live(directory, config, self.metrics)
+        self.desk = Desk(config.threads, config.queue, self.metrics)
+        self.bodies = Bodies(config)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are welcome."""
+        return self.live.generation is not None and not self.live.draining
+
+    def deadline(self, request: Request, wanted: float | None) -> float:
+        """When the answer becomes worthless, on the clock of ``perf_counter``.
+
+        Args:
+            request: counted from when its headers had arrived.
+            wanted: milliseconds that it allows; as many as the operator says if None.
+        """
+        milliseconds = self.config.deadline_ms if wanted is None else min(wanted, self.config.longest_deadline_ms)
+        arrived: float = request.scope.get("arrived", perf_counter())
+        return arrived + milliseconds / 1000
+
+    def rank(self, ranker: PreRanker, request: RankRequest) -> Ranked:
+        """Answer a request, in a thread of the desk.
+
+        Raises:
+            RequestError: it cannot be answered as it stands; the field is named.
+        """
+        ranked = ranker.rank(
+            request.user,
+            request.candidates,
+            request.k,
+            request.ranking,
+            history=request.history,
+            columns=request.columns,
+            context=request.context,
+            unknown=request.unknown,
+        )
+        self.metrics.candidates.observe(len(request.candidates))
+        self.metrics.unknown.inc(len(ranked.unknown))
+        self.metrics.unknown_history.inc(ranked.unknown_history)
+        return ranked
