@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prerank.publish.updates import ItemUpdates
     from prerank.schema import Schema
     from prerank.serving.preranker import PreRanker, Ranked
+    from prerank.serving.request import Request
     from prerank.study.compare import compare_runs
     from prerank.study.experiment import evaluate_run, run_experiment
     from prerank.training.config import RunConfig, TrainingConfig
@@ -35,6 +36,7 @@ _PLACES = {
     "Protocol": "data.protocol",
     "Ranked": "serving.preranker",
     "RawLog": "data.log",
+    "Request": "serving.request",
     "RunConfig": "training.config",
     "Schema": "schema",
     "TrainingConfig": "training.config",
@@ -59,6 +61,7 @@ __all__ = [
     "Protocol",
     "Ranked",
     "RawLog",
+    "Request",
     "RunConfig",
     "Schema",
     "TrainingConfig",

@@ -12,8 +12,13 @@ import polars as pl
 import pytest
 import yaml
 
+from prerank.data.encoder import Encoder
 from prerank.data.log import Dataset
 from prerank.data.sources.synthetic import checkerboard, write_tables
+from prerank.models.registry import create, model_config
+from prerank.publish.bundle import Bundle
+from prerank.publish.publish import publish_bundle
+from prerank.serving.preranker import PreRanker
 
 Prerank = Callable[..., tuple[int, str, str]]
 MODEL = {"name": "fit", "embedding": 4, "tower": [16, 8], "meta_queries": 4, "head_width": 4, "attention": [8, 4]}
@@ -126,6 +131,24 @@ def test_from_tables_to_a_ranked_list(prerank: Prerank, tables: Path, tmp_path: 
     assert len(content["ids"]) == 5
     assert (content["unknown"], content["duplicates"], content["generation"]) == (["no such item"], 1, generation)
     assert content["values"] == sorted(content["values"], reverse=True)
+
+
+def test_requests_of_a_file(prerank: Prerank, world: Dataset, tmp_path: Path) -> None:
+    published, requests = tmp_path / "published", tmp_path / "requests.jsonl"
+    encoder, config = Encoder.fit(world), model_config({"name": "two_tower", "tower": [8]}, "test")
+    publish_bundle(Bundle(create(config, encoder.inputs), encoder, config, {}), world, published)
+    items = world.items["item_id"].to_list()
+    line = {"user": {"user_id": 3}, "candidates": items[:20], "history": items[20:24], "k": 5}
+    requests.write_text(f"{json.dumps(line)}\n" * 2)
+    code, out, _ = prerank("rank", published, "--requests", requests)
+    assert code == 0
+    ranked = PreRanker.load(published).rank({"user_id": 3}, items[:20], 5, history=items[20:24]).ids
+    assert [json.loads(one)["ids"] for one in out.splitlines()] == [ranked] * 2
+    requests.write_text(json.dumps({**line, "k": 0}))
+    one_line(prerank("rank", published, "--requests", requests), "requests.jsonl: line 1: k: expected")
+    one_line(prerank("rank", published, "--requests", requests, "-k", "5"), "-k: not with --requests")
+    one_line(prerank("rank", published, "--requests", requests, "--ranking", "ecpm"), "--ranking: not with --requests")
+    one_line(prerank("rank", published, "--user", "{}"), "--requests")
 
 
 WRONG_CONFIGS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,10 @@ from prerank.publish.bundle import load_bundle
 from prerank.publish.precision import PRECISIONS
 from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker
+from prerank.serving.request import Request
 from prerank.study.experiment import BUNDLE, finished
+
+BLOCK = 1024  # requests that are answered together
 
 
 def publish(
@@ -31,7 +35,7 @@ def publish(
 ) -> None:
     """Encode every item, verify parity with evaluation, and switch to the new generation.
 
-    Examples: prerank publish runs/ml-1m/fit --to published --dtype float16
+    Example: prerank publish runs/ml-1m/fit --to published --dtype float16
 
     prerank publish runs/ml-1m/fit --to published --items catalogue.parquet
     """
@@ -48,8 +52,14 @@ def publish(
 
 def rank(
     directory: Annotated[Path, typer.Argument(help="a directory of published generations")],
-    user: Annotated[str, typer.Option("--user", help="JSON of user fields, or @FILE")],
-    candidates: Annotated[Path, typer.Option("--candidates", help="JSON list, or text with one item id a line")],
+    user: Annotated[str | None, typer.Option("--user", help="JSON of user fields, or @FILE")] = None,
+    candidates: Annotated[
+        Path | None, typer.Option("--candidates", help="JSON list, or text with one item id a line")
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option("--requests", help="many at once: one JSON request a line, one JSON answer a line out"),
+    ] = None,
     history: Annotated[str, typer.Option("--history", help="JSON list of past items, oldest first, or @FILE")] = "[]",
     context: Annotated[str, typer.Option("--context", help="JSON of context fields, or @FILE")] = "{}",
     columns: Annotated[str, typer.Option("--columns", help="JSON of lists, one value a candidate, or @FILE")] = "{}",
@@ -57,10 +67,23 @@ def rank(
     ranking: Annotated[str, typer.Option("--ranking", help="score, probability, ecpm, or a formula")] = "score",
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the answer to this file")] = None,
 ) -> None:
-    """Rank candidates for one user, raw values in, ids and scores out.
+    """Rank candidates for one user, or for many, raw values in, ids and scores out.
+
+    A line of --requests holds user and candidates, and as needed history, context, columns, k, ranking and unknown.
 
     Example: prerank rank published --user '{"user_id": 1}' --history '[50, 181]' --candidates ids.txt -k 10
     """
+    if requests is not None:
+        singles = {"--user": user, "--candidates": candidates, "-k": k, "--json": json_file}
+        texts = {"--history": (history, "[]"), "--context": (context, "{}"), "--columns": (columns, "{}")}
+        changed = [option for option, value in singles.items() if value is not None]
+        changed += [option for option, (value, usual) in texts.items() if value != usual]
+        if changed or ranking != "score":
+            raise RequestError(f"{(*changed, '--ranking')[0]}: not with --requests, where each request has its own")
+        rank_lines(PreRanker.load(directory), requests)
+        return
+    if user is None or candidates is None:
+        raise RequestError("rank: give --user and --candidates for one request, or --requests for a file of them")
     ranker = PreRanker.load(directory)
     answer = ranker.rank(
         _json("--user", user, dict),
@@ -80,18 +103,37 @@ def rank(
         f"generation {answer.generation}; {len(answer.unknown)} unknown candidates dropped, "
         f"{answer.duplicates} duplicates dropped, {answer.unknown_history} unknown past items"
     )
-    console.write_json(
-        json_file,
-        {
-            "ids": answer.ids,
-            "values": answer.values.tolist(),
-            "scores": answer.scores.tolist(),
-            "unknown": answer.unknown,
-            "duplicates": answer.duplicates,
-            "unknown_history": answer.unknown_history,
-            "generation": answer.generation,
-        },
-    )
+    console.write_json(json_file, answer.content())
+
+
+def rank_lines(ranker: PreRanker, file: Path) -> None:
+    """Answer a file of requests, some at a time, so that its length does not matter.
+
+    Raises:
+        RequestError: the file cannot be read, or a request cannot be answered; its line and field are named. Answers
+            of whole blocks before it have been printed.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for first in count(1, BLOCK):  # lines count from 1
+                block = list(islice(lines, BLOCK))
+                if not block:
+                    break
+                names = [f"{file}: line {first + number}" for number in range(len(block))]
+                requests = [_request(name, line) for name, line in zip(names, block, strict=True)]
+                for answer in ranker.rank_many(requests, names.__getitem__):
+                    typer.echo(json.dumps(answer.content()))
+    except (OSError, UnicodeDecodeError):
+        raise RequestError(f"--requests {file}: cannot be read as a text file") from None
+
+
+def _request(name: str, line: str) -> Request:
+    try:
+        return Request.read(json.loads(line))
+    except RequestError as error:
+        raise RequestError(f"{name}: {error}") from None
+    except ValueError as error:
+        raise RequestError(f"{name}: not valid JSON: {error}") from None
 
 
 def _json(option: str, given: str, kind: type[Any]) -> Any:

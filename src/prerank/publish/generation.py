@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prerank.batch import Features
+from prerank.batch import Features, History, Ragged
 from prerank.errors import ArtefactError, RequestError
 from prerank.publish.bundle import Bundle, load_bundle
 from prerank.publish.checksums import Check
 from prerank.publish.files import MANIFEST
 from prerank.publish.follower import UPDATES
 from prerank.publish.item_ids import Ints
+from prerank.publish.many import logits_of_many
 from prerank.publish.plan.base import PlainPlan, Plan
 from prerank.publish.plan.choice import serving_plan
 from prerank.publish.store import ItemStore
@@ -61,6 +63,32 @@ class Generation:
         features = encoder.encode_values("user", [user]).beside(encoder.encode_values("context", [context]))
         behaviours, unknown = self._behaviours(past[max(0, len(past) - encoder.history) :])
         return self.plan.logits(features, behaviours, self.store, positions).astype(np.float64), unknown
+
+    @torch.inference_mode()
+    def logits_of_many(
+        self,
+        users: Sequence[Mapping[str, Any]],
+        contexts: Sequence[Mapping[str, Any]],
+        pasts: Sequence[Sequence[Any]],
+        positions: Sequence[Ints],
+    ) -> tuple[list[NDArray[np.float64]], list[int]]:
+        """The logits of R requests, each with its own candidates, as ``logits`` gives them one by one."""
+        encoder = self.bundle.encoder
+        features = encoder.encode_values("user", users).beside(encoder.encode_values("context", contexts))
+        recent = [past[max(0, len(past) - encoder.history) :] for past in pasts]
+        table, unknown = self._behaviours_of_many(recent)
+        offsets = torch.tensor([0, *accumulate(map(len, recent))])
+        history = History(table, Ragged(torch.arange(len(table)), offsets))
+        return logits_of_many(self.bundle.model, self.plan, self.store, features, history, positions), unknown
+
+    def _behaviours_of_many(self, pasts: Sequence[Sequence[Any]]) -> tuple[torch.Tensor, list[int]]:
+        """(T, D) embeddings of the behaviours of all requests, and of each how many of its past items are unknown."""
+        if self.store.behaviours is None or any(isinstance(behaviour, Mapping) for past in pasts for behaviour in past):
+            parts = [self._behaviours(past) for past in pasts]
+            return torch.cat([self._behaviours([])[0], *(part for part, _ in parts)]), [number for _, number in parts]
+        positions, known = self.store.lookup([item for past in pasts for item in past], "history")
+        owners = np.repeat(np.arange(len(pasts)), [len(past) for past in pasts])
+        return self.store.remember(positions, known), np.bincount(owners[~known], minlength=len(pasts)).tolist()
 
     def _behaviours(self, past: Sequence[Any]) -> tuple[torch.Tensor, int]:
         """(L, D) embeddings of past behaviours, and how many of them are items that the store does not have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,7 +10,8 @@ from msgspec import Meta
 
 from prerank.service.refusal import RefusedError
 from prerank.service.settings import Limits
-from prerank.serving.preranker import Id, Ranked
+from prerank.serving.preranker import Ranked
+from prerank.serving.request import Id
 
 M = TypeVar("M")
 Raw = dict[str, Any]
@@ -78,13 +78,8 @@ class Health(msgspec.Struct, frozen=True):
     generation: str | None = None
 
 
-def decode(decoder: msgspec.json.Decoder[M], body: bytes, **nested: type[msgspec.Struct]) -> M:
+def decode(decoder: msgspec.json.Decoder[M], body: bytes) -> M:
     """The message in a body.
-
-    Args:
-        decoder: of the message.
-        body: the bytes.
-        nested: what the lists in the message are of, for messages about their fields.
 
     Raises:
         RefusedError: it is not JSON, or not of the message's form; the field is named.
@@ -92,7 +87,7 @@ def decode(decoder: msgspec.json.Decoder[M], body: bytes, **nested: type[msgspec
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise bad_request(_explain(str(error), decoder.type, nested, body)) from None
+        raise bad_request(_explain(str(error), decoder.type, body)) from None
     except msgspec.DecodeError as error:
         raise bad_request(f"body: not valid JSON: {error}") from None
     except UnicodeDecodeError:
@@ -137,7 +132,7 @@ def bad_request(message: str) -> RefusedError:
     return RefusedError(HTTPStatus.BAD_REQUEST, message)
 
 
-def _explain(problem: str, kind: Any, nested: Mapping[str, type[msgspec.Struct]], body: bytes) -> str:
+def _explain(problem: str, kind: Any, body: bytes) -> str:
     """msgspec's problem, with the field in front: "Expected `int`, got `str` - at `$.k`" becomes "k: expected …"."""
     what, _, path = problem.replace("`", "").partition(" - at ")
     place = path.removeprefix("$").removeprefix(".")
@@ -146,11 +141,16 @@ def _explain(problem: str, kind: Any, nested: Mapping[str, type[msgspec.Struct]]
     place = place.replace("[...]", "")
     lead = f"{place}." if place else ""
     if what.startswith("Object contains unknown field "):
-        fields = nested.get(place.partition("[")[0], kind).__struct_fields__
+        fields = _fields(kind, place)
         return f"{lead}{what.rpartition(' ')[2]}: unknown field; fields: {', '.join(fields)}"
     if what.startswith("Object missing required field "):
         return f"{lead}{what.rpartition(' ')[2]}: is required"
     return f"{place or 'body'}: {what[:1].lower()}{what[1:]}"
+
+
+def _fields(kind: Any, place: str) -> tuple[str, ...]:
+    of: type[msgspec.Struct] = RankRequest if place.startswith("requests[") else kind
+    return of.__struct_fields__
 
 
 def _wrong_column(place: str, body: bytes) -> str:

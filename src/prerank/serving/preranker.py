@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from prerank.errors import RequestError
 from prerank.publish.checksums import Check
 from prerank.publish.generation import Generation, locate, open_generation
 from prerank.publish.item_ids import Ints
-from prerank.serving.ranking import Column, evaluate
+from prerank.serving.ranking import evaluate
+from prerank.serving.request import Checked, Id, Request, listed
 
-Id = int | str
+Result = TypeVar("Result")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -43,6 +45,18 @@ class Ranked:
     duplicates: int
     unknown_history: int
     generation: str
+
+    def content(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "values": self.values.tolist(), "scores": self.scores.tolist()}
+
+
+class _Candidates(NamedTuple):
+    """Of K candidates the places of those that are ranked, their positions in the store, and the unknown ids."""
+
+    kept: Ints
+    positions: Ints
+    missing: list[Id]
 
 
 class PreRanker:
@@ -102,34 +116,72 @@ class PreRanker:
         Raises:
             RequestError: the request cannot be answered as it stands; the field is named.
         """
-        _check_mapping("user", user)
-        _check_mapping("context", context)
-        _check_mapping("columns", columns)
-        ids, past = _listed("candidates", candidates), _listed("history", history)
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-            raise RequestError(f"k: expected a whole number of at least 1, got {k!r}")
-        if unknown not in ("drop", "error"):
-            raise RequestError(f"unknown: expected 'drop' or 'error', got {unknown!r}")
-        given = {name: _column(name, values, len(ids)) for name, values in columns.items()}
+        return self._answer(Request(user, candidates, k, ranking, history, columns, context, unknown).checked())
 
-        positions, known = self.generation.store.lookup(ids, "candidates")
-        missing = [ids[place] for place in np.flatnonzero(~known)]
-        if missing and unknown == "error":
+    def rank_many(
+        self, requests: Iterable[Request], name: Callable[[int], str] = "requests[{}]".format
+    ) -> list[Ranked]:
+        """Answer many requests at once, of different users as a rule, each with its own candidates.
+
+        The answers are those of ``rank``, in less time: fields and ids are read, and small requests scored, together.
+
+        Args:
+            requests: what ``rank`` would be called with.
+            name: what messages call the request of a number, counted from 0.
+
+        Raises:
+            RequestError: one cannot be answered as it stands; the request and its field are named.
+        """
+        given = list(requests)
+        checked = [_named(name(number), request.checked) for number, request in enumerate(given)]
+        try:
+            return self._answers(checked)
+        except RequestError:
+            for number, one in enumerate(checked):
+                _named(name(number), partial(self._answer, one))
+            raise
+
+    def _answer(self, asked: Checked) -> Ranked:
+        request = asked.request
+        found = self._candidates(asked, *self.generation.store.lookup(asked.ids, "candidates"))
+        logits, unknown = self.generation.logits(request.user, request.context, asked.past, found.positions)
+        return self._ranked(asked, found, logits, unknown)
+
+    def _answers(self, every: Sequence[Checked]) -> list[Ranked]:
+        positions, known = self.generation.store.lookup([name for asked in every for name in asked.ids], "candidates")
+        stops = np.cumsum([len(asked.ids) for asked in every], dtype=np.int64)[:-1]
+        places = zip(every, np.split(positions, stops), np.split(known, stops), strict=bool(every))
+        found = [self._candidates(*each) for each in places]
+        logits = self.generation.logits_of_many(
+            [asked.request.user for asked in every],
+            [asked.request.context for asked in every],
+            [asked.past for asked in every],
+            [each.positions for each in found],
+        )
+        return [self._ranked(*each) for each in zip(every, found, *logits, strict=True)]
+
+    def _candidates(self, asked: Checked, positions: Ints, known: NDArray[np.bool_]) -> _Candidates:
+        missing = [asked.ids[place] for place in np.flatnonzero(~known)]
+        if missing and asked.request.unknown == "error":
             raise RequestError(f"candidates: {len(missing)} not in the catalogue, the first is {missing[0]!r}")
         kept = _first_of_each(positions, known)
-        scores, unknown_history = self.generation.logits(user, context, past, positions[kept])
+        return _Candidates(kept, positions[kept], missing)
 
+    def _ranked(self, asked: Checked, found: _Candidates, scores: NDArray[np.float64], unknown_history: int) -> Ranked:
+        request, kept = asked.request, found.kept
         own = {"score": scores, "probability": _sigmoid(scores)}
-        values = evaluate(ranking, {**{name: column[kept] for name, column in given.items()}, **own})
+        values = evaluate(request.ranking, {**{name: column[kept] for name, column in asked.columns.items()}, **own})
         for place in np.flatnonzero(~np.isfinite(values))[:1]:
-            raise RequestError(f"ranking {ranking!r}: gives {values[place]} for candidate {ids[kept[place]]!r}")
-        best = np.argsort(-values, kind="stable")[:k]
+            raise RequestError(
+                f"ranking {request.ranking!r}: gives {values[place]} for candidate {asked.ids[kept[place]]!r}"
+            )
+        best = np.argsort(-values, kind="stable")[: request.k]
         return Ranked(
-            ids=[ids[place] for place in kept[best]],
+            ids=[asked.ids[place] for place in kept[best]],
             values=values[best],
             scores=scores[best],
-            unknown=missing,
-            duplicates=len(ids) - len(missing) - len(kept),
+            unknown=found.missing,
+            duplicates=len(asked.ids) - len(found.missing) - len(kept),
             unknown_history=unknown_history,
             generation=self.generation.name,
         )
@@ -140,9 +192,9 @@ class PreRanker:
         Raises:
             RequestError: an id is neither an integer nor a text.
         """
-        store, listed = self.generation.store, _listed("ids", ids)
-        positions, known = store.lookup(listed)
-        places = zip(listed, positions, known, strict=True)
+        store, names = self.generation.store, listed("ids", ids)
+        positions, known = store.lookup(names)
+        places = zip(names, positions, known, strict=True)
         found = {item: store.title(int(position)) for item, position, there in places if there}
         return {item: title for item, title in found.items() if title}
 
@@ -158,32 +210,9 @@ def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return torch.sigmoid(torch.from_numpy(logits)).numpy()
 
 
-def _check_mapping(place: str, values: Any) -> None:
-    if not isinstance(values, Mapping):
-        raise RequestError(f"{place}: expected a mapping of names to values, got {type(values).__name__}")
-
-
-def _listed(place: str, values: Any) -> list[Any]:
-    if isinstance(values, np.ndarray):
-        return list(values.tolist())
-    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        raise RequestError(f"{place}: expected a list, got {type(values).__name__}")
-    return list(values)
-
-
-def _column(name: str, values: Any, count: int) -> Column:
-    place = f"columns.{name}"
-    if name in ("score", "probability"):
-        raise RequestError(f"{place}: the model gives this column; choose another name")
+def _named(name: str, function: Callable[[], Result]) -> Result:
+    """What the function returns; its error with a name in front."""
     try:
-        column = np.asarray(values)
-    except ValueError:  # lists of different lengths
-        column = np.asarray(None)
-    if column.size and column.dtype.kind not in "biuf":
-        raise RequestError(f"{place}: expected a list of numbers, one for each candidate")
-    if column.shape != (count,):
-        raise RequestError(f"{place}: expected one number for each of {count} candidates, got shape {column.shape}")
-    column = column.astype(np.float64)
-    for position in np.flatnonzero(~np.isfinite(column))[:1]:
-        raise RequestError(f"{place}[{position}]: {column[position]} is not a finite number")
-    return column
+        return function()
+    except RequestError as error:
+        raise RequestError(f"{name}: {error}") from None
