@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test oracles check format docs clean
+.PHONY: install demo test oracles clients check format docs clean
 
 install: $(VENV)/.dev
 
@@ -37,6 +37,16 @@ $(VENV)-oracles/.ready: pyproject.toml constraints.txt tests/oracles/requirement
 		--constraint constraints.txt
 	@touch $@
 
+# A client of the open protocol against the service; the client is installed into an environment of its own.
+clients: $(VENV)-clients/.ready
+	$(VENV)-clients/bin/pytest tests/service/test_tritonclient.py
+
+$(VENV)-clients/.ready: pyproject.toml constraints.txt tests/service/clients.txt
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/pip install --quiet --editable '.[dev]' --requirement tests/service/clients.txt \
+		--constraint constraints.txt
+	@touch $@
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -52,7 +62,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/tables.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oracles build dist
+	rm -rf $(VENV) $(VENV)-oracles $(VENV)-clients build dist
 
 # The runs behind results/ml-1m*.json and results/amazon-sports.json; ML1M and SPORTS name the folders with the raw
 # files. An interrupted run goes on, a finished one is kept. EPOCHS bounds each training; it ends earlier by itself.
