@@ -10,6 +10,7 @@ import pytest
 from tests.service.conftest import Running
 
 from prerank.serving.preranker import PreRanker
+from prerank.serving.request import Request
 
 pytestmark = pytest.mark.xdist_group("service")  # one process, so that its server is started once
 
@@ -67,13 +68,13 @@ def test_the_world_is_not_flat(ranker: PreRanker) -> None:
 
 
 def test_a_batch(service: Running, ranker: PreRanker) -> None:
-    requests = [{k: v for k, v in request.items() if k != "deadline_ms"} for request in REQUESTS.values()]
+    """Exactly what ``rank_many`` answers, which its own tests hold to ``rank``."""
+    requests = list(REQUESTS.values())
     answer = service.call("POST", "/v1/rank:batch", {"requests": requests, "deadline_ms": 30_000})
     assert answer.status == 200, answer.raw
-    assert answer.json == {
-        "answers": [expected(ranker, request) for request in requests],
-        "generation": ranker.generation.name,
-    }
+    ranked = ranker.rank_many([Request.read({"user": {}, **request}) for request in requests])
+    content = [{**expected(ranker, request), **one.content()} for request, one in zip(requests, ranked, strict=True)]
+    assert answer.json == {"answers": content, "generation": ranker.generation.name}
 
 
 def test_unknown_candidates_can_be_an_error(service: Running) -> None:

@@ -10,13 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from prerank.service.body import Bodies
-from prerank.service.desk import Desk
+from prerank.service.engine import Engine
 from prerank.service.gate import Gate
-from prerank.service.live import Live
 from prerank.service.messages import Health
-from prerank.service.metrics import Metrics
 from prerank.service.native import JSON, Native
+from prerank.service.open_inference import OpenInference
 from prerank.service.openapi import openapi
 from prerank.service.settings import ServiceConfig
 
@@ -26,38 +24,32 @@ class Service:
 
     def __init__(self, directory: Path, config: ServiceConfig, token: bytes | None = None) -> None:
         self.config = config
-        self.metrics = Metrics()
-        self.live = Live(directory, config, self.metrics)
-        self.desk = Desk(config.threads, config.queue, self.metrics)
-        native = Native(config, self.live, self.desk, Bodies(config), self.metrics)
+        self.engine = Engine(directory, config)
         self._description = msgspec.json.encode(openapi(token is not None))
         routes = [
-            *native.routes(),
+            *Native(self.engine).routes(),
+            *OpenInference(self.engine).routes(),
             Route("/healthz/live", self.is_live),
             Route("/healthz/ready", self.is_ready),
             Route("/metrics", self.numbers),
             Route("/openapi.json", self.description),
         ]
-        self.application = Gate(Router(routes, redirect_slashes=False), config, token, self.live, self.metrics)
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests are welcome."""
-        return self.live.generation is not None and not self.live.draining
+        self.application = Gate(Router(routes, redirect_slashes=False), self.engine, token)
 
     async def is_live(self, _: Request) -> Response:
         """The process answers."""
-        return _health(200, Health("live", self.live.generation))
+        return _health(200, Health("live", self.engine.live.generation))
 
     async def is_ready(self, _: Request) -> Response:
         """A generation is loaded and warm, and the process is not about to end."""
-        if self.ready:
-            return _health(200, Health("ready", self.live.generation))
-        return _health(503, Health("draining" if self.live.draining else "starting", self.live.generation))
+        live = self.engine.live
+        if self.engine.ready:
+            return _health(200, Health("ready", live.generation))
+        return _health(503, Health("draining" if live.draining else "starting", live.generation))
 
     async def numbers(self, _: Request) -> Response:
         """What Prometheus reads."""
-        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(self.engine.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def description(self, _: Request) -> Response:
         """The OpenAPI document."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -19,12 +20,12 @@ class Bodies:
         self.config = config
         self.held = 0
 
-    async def read(self, request: Request, media: str) -> bytes:
+    async def read(self, request: Request, media: Sequence[str]) -> bytes:
         """The whole body.
 
         Args:
             request: the request.
-            media: the type that it has to be of.
+            media: the types that it may be of; the empty one stands for none given.
 
         Raises:
             RefusedError: it is of another type, encoded, too large, or too slow.
@@ -47,10 +48,10 @@ class Bodies:
             self.held -= held
         return b"".join(parts)
 
-    def _check_head(self, request: Request, media: str) -> None:
+    def _check_head(self, request: Request, media: Sequence[str]) -> None:
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given != media:
-            message = f"content-type: expected {media}, got {given or 'none'}"
+        if given not in media:
+            message = f"content-type: expected {' or '.join(filter(None, media))}, got {given or 'none'}"
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":

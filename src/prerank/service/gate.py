@@ -13,10 +13,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prerank.errors import RequestError
-from prerank.service.live import Live
-from prerank.service.metrics import Metrics
+from prerank.service.engine import Engine
 from prerank.service.refusal import RefusedError, error_response
-from prerank.service.settings import ServiceConfig
 
 OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready")
 """Where no token is asked for, so that probes need none."""
@@ -27,14 +25,10 @@ log = logging.getLogger(__name__)
 class Gate:
     """The outermost application: whatever happens inside, one response leaves, with the right status."""
 
-    def __init__(
-        self, inner: ASGIApp, config: ServiceConfig, token: bytes | None, live: Live, metrics: Metrics
-    ) -> None:
+    def __init__(self, inner: ASGIApp, engine: Engine, token: bytes | None) -> None:
         self.inner = inner
-        self.config = config
+        self.engine = engine
         self.token = token
-        self.live = live
-        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; there are no other connections than those of HTTP."""
@@ -47,7 +41,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self.live.draining:
+                if self.engine.live.draining:
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
@@ -69,7 +63,7 @@ class Gate:
         Raises:
             RefusedError: so it is.
         """
-        allowed = self.config.limits.head_bytes
+        allowed = self.engine.config.limits.head_bytes
         given: list[tuple[bytes, bytes]] = scope["headers"]
         if len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in given) > allowed:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -101,8 +95,8 @@ class Gate:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         endpoint: Any = scope.get("endpoint")
         name = getattr(endpoint, "__name__", "none")
-        self.metrics.requests.labels(name, str(status)).inc()
-        self.metrics.latency.labels(name).observe(seconds)
-        if self.config.access_log:
+        self.engine.metrics.requests.labels(name, str(status)).inc()
+        self.engine.metrics.latency.labels(name).observe(seconds)
+        if self.engine.config.access_log:
             facts = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(1000 * seconds, 3)}
             log.info("request", extra={"facts": facts})

@@ -11,7 +11,7 @@ from pathlib import Path
 from prerank.errors import PrerankError
 from prerank.publish.generation import CURRENT, locate, open_generation
 from prerank.service.metrics import Metrics
-from prerank.service.refusal import RefusedError, busy
+from prerank.service.refusal import busy
 from prerank.service.settings import ServiceConfig
 from prerank.service.warm_up import warm_up
 from prerank.serving.preranker import PreRanker
@@ -129,15 +129,3 @@ class Live:
 
     def _forget(self) -> None:
         self._tried = object()
-
-
-def checked_version(ranker: PreRanker, version: str | None) -> PreRanker:
-    """The ranker, if it is of the version that a client asks for.
-
-    Raises:
-        RefusedError: it is of another one.
-    """
-    if version is not None and version != ranker.generation.name:
-        message = f"version {version!r}: is not served; versions: {ranker.generation.name}"
-        raise RefusedError(HTTPStatus.NOT_FOUND, message)
-    return ranker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ from msgspec import Meta
 from prerank.service.refusal import RefusedError
 from prerank.service.settings import Limits
 from prerank.serving.preranker import Ranked
-from prerank.serving.request import Id
+from prerank.serving.request import Id, Request
 
 M = TypeVar("M")
 Raw = dict[str, Any]
@@ -36,6 +37,19 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Literal["drop", "error"], Meta(description="what to do with candidates that are not in the catalogue")
     ] = "drop"
     deadline_ms: Annotated[Milliseconds, Meta(description="the answer is worthless after this time")] | None = None
+
+    def asked(self) -> Request:
+        """What the ranker is asked."""
+        return Request(
+            user=self.user,
+            candidates=self.candidates,
+            k=self.k,
+            ranking=self.ranking,
+            history=self.history,
+            columns=self.columns,
+            context=self.context,
+            unknown=self.unknown,
+        )
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -78,8 +92,13 @@ class Health(msgspec.Struct, frozen=True):
     generation: str | None = None
 
 
-def decode(decoder: msgspec.json.Decoder[M], body: bytes) -> M:
+def decode(decoder: msgspec.json.Decoder[M], body: bytes, **nested: type[msgspec.Struct]) -> M:
     """The message in a body.
+
+    Args:
+        decoder: of the message.
+        body: the bytes.
+        nested: what the lists in the message are of, for messages about their fields.
 
     Raises:
         RefusedError: it is not JSON, or not of the message's form; the field is named.
@@ -87,7 +106,7 @@ def decode(decoder: msgspec.json.Decoder[M], body: bytes) -> M:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise bad_request(_explain(str(error), decoder.type, body)) from None
+        raise bad_request(_explain(str(error), decoder.type, nested, body)) from None
     except msgspec.DecodeError as error:
         raise bad_request(f"body: not valid JSON: {error}") from None
     except UnicodeDecodeError:
@@ -96,7 +115,7 @@ def decode(decoder: msgspec.json.Decoder[M], body: bytes) -> M:
         raise bad_request("body: is nested too deeply") from None
 
 
-def check_size(request: RankRequest, limits: Limits, place: str = "") -> None:
+def check_size(request: Request, limits: Limits, place: str = "") -> None:
     """Refuse a request that asks for more than a single one may.
 
     Raises:
@@ -132,7 +151,7 @@ def bad_request(message: str) -> RefusedError:
     return RefusedError(HTTPStatus.BAD_REQUEST, message)
 
 
-def _explain(problem: str, kind: Any, body: bytes) -> str:
+def _explain(problem: str, kind: Any, nested: Mapping[str, type[msgspec.Struct]], body: bytes) -> str:
     """msgspec's problem, with the field in front: "Expected `int`, got `str` - at `$.k`" becomes "k: expected …"."""
     what, _, path = problem.replace("`", "").partition(" - at ")
     place = path.removeprefix("$").removeprefix(".")
@@ -141,16 +160,11 @@ def _explain(problem: str, kind: Any, body: bytes) -> str:
     place = place.replace("[...]", "")
     lead = f"{place}." if place else ""
     if what.startswith("Object contains unknown field "):
-        fields = _fields(kind, place)
+        fields = nested.get(place.partition("[")[0], kind).__struct_fields__
         return f"{lead}{what.rpartition(' ')[2]}: unknown field; fields: {', '.join(fields)}"
     if what.startswith("Object missing required field "):
         return f"{lead}{what.rpartition(' ')[2]}: is required"
     return f"{place or 'body'}: {what[:1].lower()}{what[1:]}"
-
-
-def _fields(kind: Any, place: str) -> tuple[str, ...]:
-    of: type[msgspec.Struct] = RankRequest if place.startswith("requests[") else kind
-    return of.__struct_fields__
 
 
 def _wrong_column(place: str, body: bytes) -> str:

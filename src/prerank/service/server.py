@@ -38,7 +38,7 @@ def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], Non
     with _listener(config) as listener:
         server = _Server(service, listening)
         asyncio.run(server.serve(sockets=[listener]))
-    service.desk.close()
+    service.engine.desk.close()
     if server.failure is not None:
         raise server.failure
 
@@ -79,13 +79,13 @@ class _Server(uvicorn.Server):
         def failed(error: Exception) -> None:
             loop.call_soon_threadsafe(self._failed, error)
 
-        self.service.live.begin(failed)
+        self.service.engine.live.begin(failed)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is in flight."""
-        self.service.live.drain()
+        self.service.engine.live.drain()
         await super().shutdown(sockets)
-        self.service.live.close()
+        self.service.engine.live.close()
         log.info("ended")
 
     @contextlib.contextmanager
@@ -94,10 +94,10 @@ class _Server(uvicorn.Server):
         yield
 
     def _signalled(self, number: signal.Signals) -> None:
-        if self.service.live.draining:
+        if self.service.engine.live.draining:
             self.should_exit = True
             return
-        self.service.live.drain()
+        self.service.engine.live.drain()
         seconds = self.service.config.drain_seconds if number is signal.SIGTERM else 0.0
         log.info("%s: draining for %g seconds", number.name, seconds)
         asyncio.get_running_loop().call_later(seconds, self._end)

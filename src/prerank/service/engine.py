@@ -1,0 +1,83 @@
+"""What the protocols share: the ranker, the queue, the limits, the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from starlette.requests import Request as HttpRequest
+
+from prerank.errors import RequestError
+from prerank.service.body import Bodies
+from prerank.service.desk import Desk
+from prerank.service.live import Live
+from prerank.service.metrics import Metrics
+from prerank.service.settings import ServiceConfig
+from prerank.serving.preranker import PreRanker, Ranked
+from prerank.serving.request import Request
+
+
+class Engine:
+    """Everything behind the endpoints."""
+
+    def __init__(self, directory: Path, config: ServiceConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.live = Live(directory, config, self.metrics)
+        self.desk = Desk(config.threads, config.queue, self.metrics)
+        self.bodies = Bodies(config)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are welcome."""
+        return self.live.generation is not None and not self.live.draining
+
+    def deadline(self, request: HttpRequest, wanted: float | None) -> float:
+        """When the answer becomes worthless, on the clock of ``perf_counter``.
+
+        Args:
+            request: counted from when its headers had arrived.
+            wanted: milliseconds that it allows; as many as the operator says if None.
+        """
+        milliseconds = self.config.deadline_ms if wanted is None else min(wanted, self.config.longest_deadline_ms)
+        arrived: float = request.scope.get("arrived", perf_counter())
+        return arrived + milliseconds / 1000
+
+    def rank(self, ranker: PreRanker, request: Request) -> Ranked:
+        """Answer a request, in a thread of the desk.
+
+        Raises:
+            RequestError: it cannot be answered as it stands; the field is named.
+        """
+        ranked = ranker.rank(
+            request.user,
+            request.candidates,
+            request.k,
+            request.ranking,
+            history=request.history,
+            columns=request.columns,
+            context=request.context,
+            unknown=request.unknown,
+        )
+        self._count(request, ranked)
+        return ranked
+
+    def rank_many(self, ranker: PreRanker, requests: Sequence[Request]) -> list[Ranked]:
+        """Answer several requests together, in a thread of the desk.
+
+        Raises:
+            RequestError: one cannot be answered as it stands; the request and its field are named.
+        """
+        try:
+            answers = ranker.rank_many(requests)
+        except RequestError as error:
+            raise RequestError(str(error).replace("]: ", "].", 1)) from None  # as all messages name fields
+        for request, ranked in zip(requests, answers, strict=True):
+            self._count(request, ranked)
+        return answers
+
+    def _count(self, request: Request, ranked: Ranked) -> None:
+        self.metrics.candidates.observe(len(request.candidates))
+        self.metrics.unknown.inc(len(ranked.unknown))
+        self.metrics.unknown_history.inc(ranked.unknown_history)

@@ -1,0 +1,171 @@
+"""The Open Inference Protocol v2 over HTTP, which clients of Triton and KServe speak."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from prerank import __version__
+from prerank.service.engine import Engine
+from prerank.service.messages import bad_request, check_size, coverage, decode
+from prerank.service.rank_tensors import OUTPUTS, RankParameters, describe, read_parameters, to_request, to_tensors
+from prerank.service.refusal import RefusedError
+from prerank.service.tensors import SIZE, InferInput, InferOutput, InferRequest, read_tensors, to_bytes
+from prerank.serving.preranker import PreRanker, Ranked
+
+JSON, OCTETS = "application/json", "application/octet-stream"
+HEAD = "Inference-Header-Content-Length"
+INFER = msgspec.json.Decoder(InferRequest)
+
+
+class OpenInference:
+    """The endpoints under /v2. A model's one version is the generation that is served."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def routes(self) -> list[Route]:
+        """Where they are."""
+        model, version = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+        return [
+            Route("/v2", self.server),
+            Route("/v2/", self.server),
+            Route("/v2/health/live", self.server_live),
+            Route("/v2/health/ready", self.server_ready),
+            *(Route(place, self.model) for place in (model, version)),
+            *(Route(f"{place}/ready", self.model_ready) for place in (model, version)),
+            *(Route(f"{place}/infer", self.infer, methods=["POST"]) for place in (model, version)),
+        ]
+
+    async def server(self, _: Request) -> Response:
+        """What this is."""
+        return _json({"name": "prerank", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    async def server_live(self, _: Request) -> Response:
+        """The process answers."""
+        return _json({"live": True})
+
+    async def server_ready(self, _: Request) -> Response:
+        """Requests are welcome."""
+        return _json({"ready": self.engine.ready}, 200 if self.engine.ready else 503)
+
+    async def model(self, request: Request) -> Response:
+        """The tensors of a request and of an answer."""
+        generation = self._ranker(request).generation
+        inputs, outputs = describe(generation)
+        facts = {"name": self.engine.config.name, "versions": [generation.name], "platform": "prerank"}
+        return _json({**facts, "inputs": inputs, "outputs": outputs})
+
+    async def model_ready(self, request: Request) -> Response:
+        """Requests to this model are welcome."""
+        self._ranker(request)
+        return _json({"name": self.engine.config.name, "ready": self.engine.ready}, 200 if self.engine.ready else 503)
+
+    async def infer(self, request: Request) -> Response:
+        """Order candidates."""
+        engine = self.engine
+        body = await engine.bodies.read(request, (JSON, OCTETS, ""))
+        head, binary = _parted(request, body)
+        message = decode(INFER, head, inputs=InferInput, outputs=InferOutput)
+        parameters = read_parameters(message.parameters)
+        wanted = _wanted(message, parameters)
+        ranker = self._ranker(request)
+
+        def work() -> Response:
+            tensors = read_tensors(message.inputs, binary)
+            ranking = to_request(tensors, parameters, ranker.generation)
+            check_size(ranking, engine.config.limits, "inputs.")
+            ranked = engine.rank(ranker, ranking)
+            outputs = to_tensors(ranked, tensors["candidates"])
+            facts = _facts(ranked, len(ranking.candidates))
+            content: dict[str, Any] = {
+                "model_name": engine.config.name,
+                "model_version": ranked.generation,
+                "parameters": facts,
+                "outputs": [],
+            }
+            if message.id is not None:
+                content["id"] = message.id
+            parts: list[bytes] = []
+            for name, is_binary in wanted.items():
+                tensor = outputs[name]
+                entry: dict[str, Any] = {"name": name, "datatype": tensor.datatype, "shape": [len(tensor)]}
+                if is_binary:
+                    parts.append(to_bytes(tensor))
+                    entry["parameters"] = {SIZE: len(parts[-1])}
+                else:
+                    entry["data"] = tensor.items()
+                content["outputs"].append(entry)
+            return _response(content, parts, any(wanted.values()))
+
+        return await engine.desk.do(work, engine.deadline(request, parameters.deadline_ms))
+
+    def _ranker(self, request: Request) -> PreRanker:
+        """What answers.
+
+        Raises:
+            RefusedError: the path names another model or version.
+        """
+        name, version = request.path_params["name"], request.path_params.get("version")
+        if name != self.engine.config.name:
+            message = f"model {name!r}: is not served; models: {self.engine.config.name}"
+            raise RefusedError(HTTPStatus.NOT_FOUND, message)
+        ranker = self.engine.live.ranker()
+        if version not in (None, ranker.generation.name):
+            message = f"version {version!r}: is not served; versions: {ranker.generation.name}"
+            raise RefusedError(HTTPStatus.NOT_FOUND, message)
+        return ranker
+
+
+def _parted(request: Request, body: bytes) -> tuple[bytes, memoryview]:
+    """The JSON part, and the bytes of tensors behind it."""
+    text = request.headers.get(HEAD)
+    if text is None:
+        return body, memoryview(b"")
+    if not text.isdecimal() or not text.isascii() or len(text) > 18 or int(text) > len(body):
+        raise bad_request(f"{HEAD}: {text!r} is not a number of bytes of the body, which has {len(body)}")
+    return body[: int(text)], memoryview(body)[int(text) :]
+
+
+def _wanted(message: InferRequest, parameters: RankParameters) -> dict[str, bool]:
+    """The outputs to send, and whether in bytes."""
+    binary = parameters.binary_data_output
+    if not message.outputs:
+        return dict.fromkeys(OUTPUTS, binary)
+    wanted: dict[str, bool] = {}
+    for each in message.outputs:
+        place = f"outputs.{each.name}"
+        if each.name not in OUTPUTS:
+            raise bad_request(f"{place}: unknown; outputs: {', '.join(OUTPUTS)}")
+        if each.name in wanted:
+            raise bad_request(f"{place}: is there twice")
+        for name, value in each.parameters.items():
+            if name != "binary_data" or not isinstance(value, bool):
+                raise bad_request(f"{place}.parameters.{name}: unknown; parameters of an output: binary_data, a bool")
+        wanted[each.name] = each.parameters.get("binary_data", binary)
+    return wanted
+
+
+def _facts(ranked: Ranked, candidates: int) -> dict[str, Any]:
+    return {
+        "generation": ranked.generation,
+        "coverage": coverage(ranked, candidates),
+        "duplicates": ranked.duplicates,
+        "unknown_history": ranked.unknown_history,
+    }
+
+
+def _response(content: dict[str, Any], parts: list[bytes], binary: bool) -> Response:
+    head = msgspec.json.encode(content)
+    if not binary:
+        return Response(head, media_type=JSON)
+    return Response(b"".join([head, *parts]), headers={HEAD: str(len(head))}, media_type=OCTETS)
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type=JSON)

@@ -1,0 +1,176 @@
+"""Tensors of the Open Inference Protocol, in JSON and in bytes (its binary tensor data extension)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from prerank.service.messages import bad_request
+
+TYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    **{f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
+}
+BYTES = "BYTES"
+SIZE = "binary_data_size"
+ELEMENTS = {"b": list[bool], "i": list[int], "u": list[int], "f": list[float]}
+
+Parameters = dict[str, Any]
+
+
+class InferInput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A tensor of a request."""
+
+    name: str
+    shape: list[Annotated[int, Meta(ge=0)]]
+    datatype: str
+    parameters: Parameters = {}
+    data: list[Any] | None = None
+
+
+class InferOutput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A tensor that is asked for."""
+
+    name: str
+    parameters: Parameters = {}
+
+
+class InferRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A request."""
+
+    inputs: list[InferInput]
+    id: str | None = None
+    parameters: Parameters = {}
+    outputs: list[InferOutput] | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of one dimension.
+
+    Attributes:
+        name: of the tensor.
+        datatype: a key of ``TYPES``, or BYTES.
+        values: of that type; texts where it is BYTES.
+    """
+
+    name: str
+    datatype: str
+    values: NDArray[Any] | list[str]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def items(self) -> list[Any]:
+        """The values as Python's own."""
+        return self.values if isinstance(self.values, list) else self.values.tolist()
+
+
+def read_tensors(inputs: Sequence[InferInput], binary: memoryview) -> dict[str, Tensor]:
+    """The tensors of a request, by name.
+
+    Args:
+        inputs: what the JSON part says.
+        binary: the bytes after it, which the inputs with a size share in their order.
+
+    Raises:
+        RefusedError: a tensor is not what its shape and type say, or bytes are missing or left over.
+    """
+    tensors: dict[str, Tensor] = {}
+    for each in inputs:
+        place = f"inputs.{each.name}"
+        if each.name in tensors:
+            raise bad_request(f"{place}: is there twice")
+        if each.datatype != BYTES and each.datatype not in TYPES:
+            raise bad_request(f"{place}.datatype: {each.datatype!r} is not one of {', '.join([BYTES, *TYPES])}")
+        count = _count(each.shape, place)
+        size = each.parameters.get(SIZE)
+        unknown = next((name for name in each.parameters if name != SIZE), None)
+        if unknown is not None:
+            raise bad_request(f"{place}.parameters.{unknown}: unknown; parameters of an input: {SIZE}")
+        if (size is None) == (each.data is None):
+            raise bad_request(f"{place}.data: is required, or else the parameter {SIZE}, and not both")
+        if size is None:
+            values = _from_json(each.data or [], each.datatype, place)
+        else:
+            if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary):
+                raise bad_request(f"{place}.parameters.{SIZE}: {size!r}, and {len(binary)} bytes are left")
+            values = _from_bytes(binary[:size], each.datatype, place)
+            binary = binary[size:]
+        if len(values) != count:
+            raise bad_request(f"{place}.shape: {each.shape} means {count} values, the data holds {len(values)}")
+        tensors[each.name] = Tensor(each.name, each.datatype, values)
+    if len(binary):
+        raise bad_request(f"body: {len(binary)} bytes are left after the last input's {SIZE}")
+    return tensors
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """A tensor's values as the binary extension has them."""
+    if not isinstance(tensor.values, list):
+        return tensor.values.astype(TYPES[tensor.datatype]).tobytes()
+    texts = [text.encode() for text in tensor.values]
+    return b"".join(part for text in texts for part in (struct.pack("<I", len(text)), text))
+
+
+def _count(shape: Sequence[int], place: str) -> int:
+    """How many values a vector of that shape has; a batch of one is a vector, too."""
+    if len(shape) == 1 or (len(shape) == 2 and shape[0] == 1):
+        return prod(shape)
+    raise bad_request(f"{place}.shape: expected [n] or [1, n], got {shape}")
+
+
+def _from_json(data: list[Any], datatype: str, place: str) -> NDArray[Any] | list[str]:
+    if len(data) == 1 and isinstance(data[0], list):  # a batch of one
+        data = data[0]
+    kind = TYPES.get(datatype)
+    try:
+        values: list[Any] = msgspec.convert(data, ELEMENTS[kind.kind] if kind else list[str])
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).replace("`", "").partition(" - at $")
+        raise bad_request(f"{place}.data{path}: {what[:1].lower()}{what[1:]}, for {datatype}") from None
+    if kind is None:
+        return values
+    try:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused where finite numbers are wanted
+            return np.array(values, dtype=kind)
+    except OverflowError:
+        raise bad_request(f"{place}.data: a number is beyond {datatype}") from None
+
+
+def _from_bytes(data: memoryview, datatype: str, place: str) -> NDArray[Any] | list[str]:
+    if datatype == BYTES:
+        return _texts(data, place)
+    kind = TYPES[datatype]
+    if len(data) % kind.itemsize:
+        raise bad_request(f"{place}.parameters.{SIZE}: {len(data)} bytes are not whole values of {datatype}")
+    if datatype == "BOOL":
+        return np.frombuffer(data, np.uint8).astype(np.bool_)
+    return np.frombuffer(data, kind)
+
+
+def _texts(data: memoryview, place: str) -> list[str]:
+    """Texts, each behind its length in four bytes."""
+    texts: list[str] = []
+    at, end = 0, len(data)
+    while at < end:
+        begin = at + 4
+        length = int.from_bytes(data[at:begin], "little")
+        at = begin + length
+        if begin > end or at > end:
+            raise bad_request(f"{place}: value {len(texts)} goes beyond {SIZE}")
+        try:
+            texts.append(str(data[begin:at], "utf-8"))
+        except UnicodeDecodeError:
+            raise bad_request(f"{place}: value {len(texts)} is not UTF-8") from None
+    return texts
