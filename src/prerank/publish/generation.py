@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prerank.batch import Features, History, Ragged
+from prerank.batch import Features, Ragged
 from prerank.errors import ArtefactError, RequestError
 from prerank.publish.bundle import Bundle, load_bundle
 from prerank.publish.checksums import Check
@@ -21,7 +21,7 @@ from prerank.publish.files import MANIFEST
 from prerank.publish.follower import UPDATES
 from prerank.publish.item_ids import Ints
 from prerank.publish.many import logits_of_many
-from prerank.publish.plan.base import PlainPlan, Plan
+from prerank.publish.plan.base import Past, PlainPlan, Plan
 from prerank.publish.plan.choice import serving_plan
 from prerank.publish.store import ItemStore
 
@@ -76,29 +76,34 @@ class Generation:
         encoder = self.bundle.encoder
         features = encoder.encode_values("user", users).beside(encoder.encode_values("context", contexts))
         recent = [past[max(0, len(past) - encoder.history) :] for past in pasts]
-        table, unknown = self._behaviours_of_many(recent)
+        together, unknown = self._behaviours_of_many(recent)
         offsets = torch.tensor([0, *accumulate(map(len, recent))])
-        history = History(table, Ragged(torch.arange(len(table)), offsets))
-        return logits_of_many(self.bundle.model, self.plan, self.store, features, history, positions), unknown
+        steps = Ragged(torch.arange(len(together.table)), offsets)
+        return logits_of_many(self.bundle.model, self.plan, self.store, features, together, steps, positions), unknown
 
-    def _behaviours_of_many(self, pasts: Sequence[Sequence[Any]]) -> tuple[torch.Tensor, list[int]]:
-        """(T, D) embeddings of the behaviours of all requests, and of each how many of its past items are unknown."""
+    def _behaviours_of_many(self, pasts: Sequence[Sequence[Any]]) -> tuple[Past, list[int]]:
+        """The behaviours of all requests together, and of each how many of its past items are unknown."""
         if self.store.behaviours is None or any(isinstance(behaviour, Mapping) for past in pasts for behaviour in past):
             parts = [self._behaviours(past) for past in pasts]
-            return torch.cat([self._behaviours([])[0], *(part for part, _ in parts)]), [number for _, number in parts]
+            tables = [self._behaviours([])[0].table, *(part.table for part, _ in parts)]
+            return Past(torch.cat(tables), None), [number for _, number in parts]
         positions, known = self.store.lookup([item for past in pasts for item in past], "history")
         owners = np.repeat(np.arange(len(pasts)), [len(past) for past in pasts])
-        return self.store.remember(positions, known), np.bincount(owners[~known], minlength=len(pasts)).tolist()
+        unknown = np.bincount(owners[~known], minlength=len(pasts)).tolist()
+        return self._remembered(positions, known), unknown
 
-    def _behaviours(self, past: Sequence[Any]) -> tuple[torch.Tensor, int]:
-        """(L, D) embeddings of past behaviours, and how many of them are items that the store does not have."""
+    def _behaviours(self, past: Sequence[Any]) -> tuple[Past, int]:
+        """Past behaviours as a plan takes them, and how many of them are items that the store does not have."""
         records = [behaviour for behaviour in past if isinstance(behaviour, Mapping)]
         if records and len(records) < len(past):
             raise RequestError("history: holds both ids and mappings; give one kind")
         if records or self.store.behaviours is None:
-            return self._recorded(records or past), 0
+            return Past(self._recorded(records or past), None), 0
         positions, known = self.store.lookup(past, "history")
-        return self.store.remember(positions, known), int((~known).sum())
+        return self._remembered(positions, known), int((~known).sum())
+
+    def _remembered(self, positions: Ints, known: NDArray[np.bool_]) -> Past:
+        return Past(self.store.remember(positions, known), np.where(known, positions, -1))
 
     def _recorded(self, records: Sequence[Any]) -> torch.Tensor:
         """(L, D) embeddings of behaviours given by their fields."""
@@ -122,7 +127,8 @@ def open_generation(
     Args:
         directory: the generation.
         check: how thoroughly files are checked (see ``prerank.publish.files.verify``).
-        preload: read the whole store now, so that no request waits for the disk.
+        preload: read the whole store now, so that no request waits for the disk, and let the plan compute what it keeps
+            of items, so that none waits for that either.
         device: where the model computes.
         planned: make a serving plan. Without, logits are those of the model's own functions, which a plan is compared
             with; and who asks for none does not wait for one to be made.
@@ -136,7 +142,11 @@ def open_generation(
         raise ArtefactError(f"{directory}: holds a model without an item store; publish it with: prerank publish")
     store = ItemStore.open(directory / STORE, log_of(directory), preload=preload)
     model = bundle.model.to(device)
-    return Generation(store.generation, bundle, store, serving_plan(model, store) if planned else PlainPlan(model))
+    plan = serving_plan(model, store) if planned else PlainPlan(model)
+    if preload:
+        with torch.inference_mode():
+            plan.prepare(store)
+    return Generation(store.generation, bundle, store, plan)
 
 
 def log_of(generation: Path) -> Path | None:

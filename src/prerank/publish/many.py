@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prerank.batch import Features, History
+from prerank.batch import Features, History, Ragged
 from prerank.models.base import PreRankingModel
 from prerank.publish.item_ids import Ints
-from prerank.publish.plan.base import Plan
+from prerank.publish.plan.base import Past, Plan
 from prerank.publish.store import ItemStore
 
 PAIRS = 4096  # scored in one batch, as in evaluation
@@ -27,7 +27,8 @@ def logits_of_many(
     plan: Plan,
     store: ItemStore,
     features: Features,
-    history: History,
+    past: Past,
+    steps: Ragged,
     positions: Sequence[Ints],
 ) -> list[NDArray[np.float64]]:
     """Score the candidates of R requests.
@@ -40,7 +41,8 @@ def logits_of_many(
         plan: of the same model.
         store: where the candidates are.
         features: R rows of user and context fields.
-        history: R histories whose rows follow each other in the table.
+        past: the behaviours of all requests.
+        steps: R lists of rows of ``past``, which follow each other.
         positions: of each request its (K,) candidates in the store.
 
     Returns:
@@ -49,11 +51,13 @@ def logits_of_many(
     counts = np.array([len(each) for each in positions], dtype=np.int64)
     logits = [np.zeros(0) for _ in positions]
     alone = ALONE_WITH_QUERIES if model.index_columns else ALONE
-    starts = history.steps.offsets.tolist()
+    starts = steps.offsets.tolist()
     for request in np.flatnonzero(counts >= alone).tolist():
-        past = history.table[starts[request] : starts[request + 1]]
+        own = slice(starts[request], starts[request + 1])
+        of_request = Past(past.table[own], None if past.items is None else past.items[own])
         one = features.take(torch.tensor([request]))
-        logits[request] = plan.logits(one, past, store, positions[request]).astype(np.float64)
+        logits[request] = plan.logits(one, of_request, store, positions[request]).astype(np.float64)
+    history = History(past.table, steps)
     small = np.flatnonzero((counts > 0) & (counts < alone))
     for group in _groups(small[np.argsort(counts[small], kind="stable")], counts):
         scored = _together(model, store, features, history, group, [positions[request] for request in group])

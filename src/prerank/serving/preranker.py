@@ -80,7 +80,8 @@ class PreRanker:
             directory: what ``prerank publish`` has written.
             device: where the model computes.
             check: how thoroughly files are checked first (see ``prerank.publish.files.verify``).
-            preload: read the whole item store now, so that no request waits for the disk.
+            preload: read the whole item store now, so that no request waits for the disk, and compute what a plan
+                keeps of items (see docs/serving-plan.md).
 
         Raises:
             ArtefactError: nothing is published there, or a file of it is missing, changed or additional.

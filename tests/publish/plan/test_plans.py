@@ -21,8 +21,8 @@ from prerank.models import fit
 from prerank.models.base import PreRankingModel
 from prerank.models.registry import create, model_config
 from prerank.publish.key_table import KeyTable
-from prerank.publish.plan import fit as fit_plan
-from prerank.publish.plan.base import Floats, PlainPlan, Plan
+from prerank.publish.plan import attention
+from prerank.publish.plan.base import Floats, Past, PlainPlan, Plan
 from prerank.publish.plan.choice import random_user, serving_plan
 from prerank.publish.plan.fit import FITPlan
 from prerank.publish.plan.heads import HeadsPlan
@@ -43,11 +43,14 @@ TWO_TOWER = VARIANTS["two_tower"]
 
 
 def model_of(values: dict[str, Any], seed: int = 0) -> PreRankingModel:
-    """A model in which every parameter and every statistic matters."""
+    """A model in which every parameter and every statistic matters: its logits differ by far more than they may err."""
     torch.manual_seed(seed)
     model = create(model_config(values, "test"), INPUTS)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
     for parameter in model.parameters():
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 or not parameter.any():
             nn.init.normal_(parameter, std=0.4)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
@@ -79,20 +82,20 @@ def store_of(model: PreRankingModel, precision: Precision = "float32") -> ItemSt
 
 def plan_of(model: PreRankingModel) -> FITPlan:
     assert isinstance(model, fit.FIT)
-    return FITPlan(model)
+    return FITPlan(model, ITEMS)
 
 
-def requests(model: PreRankingModel, lengths: list[int], seed: int = 0) -> list[tuple[Features, Tensor, Any]]:
+def requests(model: PreRankingModel, lengths: list[int], seed: int = 0) -> list[tuple[Features, Past, Any]]:
     rng = np.random.default_rng(seed)
     made = []
     for length in lengths:
         past = torch.from_numpy(rng.normal(size=(length, model.behaviour_width)).astype(np.float32))
-        made.append((random_user(INPUTS, rng), past, rng.integers(ITEMS, size=rng.integers(0, 300))))
+        made.append((random_user(INPUTS, rng), Past(past, None), rng.integers(ITEMS, size=rng.integers(0, 300))))
     return made
 
 
 @torch.inference_mode()
-def logits(plan: Plan, store: ItemStore, request: tuple[Features, Tensor, Any]) -> Floats:
+def logits(plan: Plan, store: ItemStore, request: tuple[Features, Past, Any]) -> Floats:
     return plan.logits(request[0], request[1], store, request[2])
 
 
@@ -128,7 +131,7 @@ def test_fit_of_any_shape(attention: tuple[int, ...], heads: tuple[int, int], sc
 
 
 def test_blocks_of_queries_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_plan, "CACHED", 100)
+    monkeypatch.setattr(attention, "CACHED", 100)
     for positions in (False, True):
         model = model_of({**FIT, "positions": positions})
         assert_same(plan_of(model), model, store_of(model), [1, 4, 12, 30])
@@ -140,14 +143,14 @@ def test_only_the_queries_that_candidates_use_are_computed(positions: bool, monk
     store, plan = store_of(model), plan_of(model)
     assert store.index is not None
     computed: list[Tensor] = []
-    attention = type(plan.attention)
-    whole = attention.__call__
+    kind = type(plan.attention)
+    whole = kind.__call__
 
-    def watched(self: Any, past: Tensor, chosen: Tensor) -> Tensor:
+    def watched(self: Any, past: Past, chosen: Tensor) -> Tensor:
         computed.append(chosen)
         return whole(self, past, chosen)
 
-    monkeypatch.setattr(attention, "__call__", watched)
+    monkeypatch.setattr(kind, "__call__", watched)
     request = requests(model, [9])[0]
     used = np.unique(store.index)[:2]
     positions_of_two = np.flatnonzero(np.isin(store.index[:, 0], used))
@@ -155,6 +158,70 @@ def test_only_the_queries_that_candidates_use_are_computed(positions: bool, monk
     few = (request[0], request[1], positions_of_two)
     np.testing.assert_allclose(logits(plan, store, few), logits(PlainPlan(model), store, few), rtol=1e-5, atol=1e-5)
     assert computed[0].tolist() == used.tolist()
+
+
+def remembered(store: ItemStore, items: list[int]) -> Past:
+    """A history of a store's items; -1 is an unknown one."""
+    positions = np.array(items, dtype=np.int64)
+    return Past(store.remember(positions, positions >= 0), positions)
+
+
+@pytest.mark.parametrize("kept", [4 * 6 * 3, 1 << 20])
+def test_weights_of_items_that_were_met_are_the_right_ones(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that drive each other out (there is room for three, then for all), repeat and are unknown."""
+    monkeypatch.setattr(attention, "KEPT", kept)
+    model = model_of(FIT)
+    store, plan = store_of(model), plan_of(model)
+    rng = np.random.default_rng(0)
+    for length in (0, 1, 5, 12, 12, 12, 50) * 3:
+        past = remembered(store, (rng.integers(-1, ITEMS, size=length)).tolist())
+        user, candidates = random_user(INPUTS, rng), rng.integers(ITEMS, size=rng.choice([2, 200]))
+        given, expected = (logits(way, store, (user, past, candidates)) for way in (plan, PlainPlan(model)))
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_items_that_were_met_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(FIT)
+    store, plan = store_of(model), plan_of(model)
+    user, candidates = random_user(INPUTS, np.random.default_rng(0)), np.arange(ITEMS)
+    first = logits(plan, store, (user, remembered(store, [7, 3, -1, 3]), candidates))
+    compute = plan.attention._weights
+    computed: list[Tensor] = []
+
+    def watched(table: Tensor, chosen: Tensor | None) -> Tensor:
+        computed.append(table)
+        return compute(table, chosen)
+
+    monkeypatch.setattr(plan.attention, "_weights", watched)
+    again = logits(plan, store, (user, remembered(store, [7, 3, -1, 3]), candidates))
+    assert not computed and np.array_equal(first, again)
+    logits(plan, store, (user, remembered(store, [3, 8, 7]), candidates))
+    assert torch.equal(computed[0], remembered(store, [8]).table)
+
+
+@torch.inference_mode()
+def test_a_prepared_plan_computes_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(FIT)
+    store, plan = store_of(model), plan_of(model)
+    monkeypatch.setattr(attention, "RUN", 40)
+    plan.prepare(store)
+    monkeypatch.setattr(plan.attention, "_weights", None)
+    request = (random_user(INPUTS, np.random.default_rng(0)), remembered(store, [*range(ITEMS)]), np.arange(ITEMS))
+    expected = logits(PlainPlan(model), store, request)
+    np.testing.assert_allclose(logits(plan, store, request), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_place_in_the_history_belongs_to_no_item() -> None:
+    model = model_of({**FIT, "positions": True})
+    store, plan = store_of(model), plan_of(model)
+    user, candidates = random_user(INPUTS, np.random.default_rng(0)), np.arange(ITEMS)
+    answers = []
+    for items in ([1, 2, 3], [3, 2, 1], [1, 2, 3]):
+        past = remembered(store, items)
+        answers.append(logits(plan, store, (user, past, candidates)))
+        expected = logits(PlainPlan(model), store, (user, past, candidates))
+        np.testing.assert_allclose(answers[-1], expected, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(answers[0], answers[2]) and not np.allclose(answers[0], answers[1])
 
 
 def test_each_kind_of_model_has_the_plan_made_for_it() -> None:
@@ -166,7 +233,7 @@ def test_each_kind_of_model_has_the_plan_made_for_it() -> None:
 def test_without_numba_a_folded_model_serves(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     model = model_of(FIT)
     store = store_of(model)
-    for module in ("kernels", "scoring", "heads", "fit"):
+    for module in ("kernels", "scoring", "attention", "heads", "fit"):
         monkeypatch.delitem(sys.modules, f"prerank.publish.plan.{module}", raising=False)
         monkeypatch.delattr(f"prerank.publish.plan.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
@@ -208,12 +275,16 @@ def test_when_folding_fails_the_model_itself_serves(
 def test_threads_share_a_plan() -> None:
     model = model_of(FIT)
     store, plan = store_of(model), plan_of(model)
+    rng = np.random.default_rng(0)
     several = requests(model, [*range(0, 48, 2)] * 4)
-    expected = [logits(plan, store, request) for request in several]
+    several += [
+        (user, remembered(store, rng.integers(-1, ITEMS, size=9).tolist()), items) for user, _, items in several
+    ]
+    expected = [logits(PlainPlan(model), store, request) for request in several]
     with ThreadPoolExecutor(8) as threads:
         given = list(threads.map(lambda request: logits(plan, store, request), several * 3))
     for number, answer in enumerate(given):
-        assert np.array_equal(answer, expected[number % len(several)])
+        np.testing.assert_allclose(answer, expected[number % len(several)], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))

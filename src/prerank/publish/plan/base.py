@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,22 +18,39 @@ from prerank.publish.store import ItemStore
 Floats = NDArray[np.float32]
 
 
+class Past(NamedTuple):
+    """The behaviour history of one user, oldest first.
+
+    Attributes:
+        table: (L, D) embeddings.
+        items: (L,) positions in the store, which for one store stand for the same embeddings forever; -1 for items
+            that it does not know, which are all alike. None where a history is made of records.
+    """
+
+    table: Tensor
+    items: Ints | None
+
+
 class Plan(ABC):
-    """A way to compute a request's logits. Nothing in it changes from request to request, so threads may share it."""
+    """A way to compute a request's logits. Threads may share it: a request changes nothing that another one sees."""
 
     @abstractmethod
-    def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
+    def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
         """Score candidates for one user.
 
         Args:
             features: one row of user and context fields.
-            past: (L, D) the embeddings of the behaviour history, oldest first.
+            past: the behaviour history, its items from this store.
             store: where the candidates are.
             positions: (K,) the candidates' positions in the store.
 
         Returns:
             (K,) logits.
         """
+
+    def prepare(self, store: ItemStore) -> None:
+        """Compute now what requests would otherwise compute when they first meet an item."""
+        del store
 
 
 class PlainPlan(Plan):
@@ -41,15 +59,15 @@ class PlainPlan(Plan):
     def __init__(self, model: PreRankingModel) -> None:
         self.model = model
 
-    def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
+    def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
         """By ``user`` and ``score``, on the model's device."""
         device = next(self.model.parameters()).device
-        user = self.model.user(features.map(lambda tensor: tensor.to(device)), one_history(past.to(device)))
+        user = self.model.user(features.map(lambda tensor: tensor.to(device)), one_history(past.table.to(device)))
         logits: Tensor = self.model.score(user, store.gather(positions).to(device))
         return logits.float().cpu().numpy()
 
 
-def one_history(past: Tensor) -> History:
+def one_history(table: Tensor) -> History:
     """The history of a single request over its (L, D) embeddings."""
-    steps = torch.arange(len(past), device=past.device)
-    return History(past, Ragged(steps, torch.tensor([0, len(past)], device=past.device)))
+    steps = torch.arange(len(table), device=table.device)
+    return History(table, Ragged(steps, torch.tensor([0, len(table)], device=table.device)))

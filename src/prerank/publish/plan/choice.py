@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from prerank.layers.folding import folded
 from prerank.models.base import PreRankingModel
 from prerank.models.fit import FIT
 from prerank.models.two_tower import TwoTower
-from prerank.publish.plan.base import PlainPlan, Plan
+from prerank.publish.plan.base import Past, PlainPlan, Plan
 from prerank.publish.store import ItemStore
 from prerank.schema import Inputs
 
 TOLERANCE = 1e-5
-"""Largest difference of a plan's logit from the model's, times max(1, |logit|): sums in another order."""
+"""Largest difference of a logit from the model's, times max(1, |logit|, standard deviation): sums in another
+order."""
 
 CANDIDATES = 50  # that a plan proves itself on
 
@@ -39,7 +41,7 @@ def serving_plan(model: PreRankingModel, store: ItemStore) -> Plan:
     plain = PlainPlan(model)
     for make in (_own, _folded):
         try:
-            plan = make(model)
+            plan = make(model, store)
             prove(plan, plain, model, store)
         except ModuleNotFoundError as error:
             log.info("%s: no plan of its own without %s; pip install 'prerank[serve]'", _name(model), error.name)
@@ -61,13 +63,14 @@ def prove(plan: Plan, plain: Plan, model: PreRankingModel, store: ItemStore) -> 
     """
     rng, inputs = np.random.default_rng(0), model.inputs
     for length in (0, 1, min(inputs.history_length, 20)):
-        user = random_user(inputs, rng)
-        past = torch.from_numpy(rng.normal(size=(length, model.behaviour_width)).astype(np.float32))
+        user, past = random_user(inputs, rng), random_past(store, length, model.behaviour_width, rng)
         positions = rng.integers(len(store), size=CANDIDATES)
-        expected, given = (way.logits(user, past, store, positions) for way in (plain, plan))
-        difference = np.abs(given - expected) / np.maximum(1, np.abs(expected))
-        if not (difference <= TOLERANCE).all():
-            raise ArithmeticError(f"a logit differs from the model's by {np.max(difference):.2g}")
+        expected = plain.logits(user, past, store, positions)
+        scale = np.maximum(max(1, expected.std()), np.abs(expected))
+        for _ in range(2):  # the second time, the plan may know the history's items
+            difference = np.abs(plan.logits(user, past, store, positions) - expected) / scale
+            if not (difference <= TOLERANCE).all():
+                raise ArithmeticError(f"a logit differs from the model's by {np.max(difference):.2g}")
 
 
 def random_user(inputs: Inputs, rng: np.random.Generator) -> Features:
@@ -79,23 +82,35 @@ def random_user(inputs: Inputs, rng: np.random.Generator) -> Features:
     return Features({name: torch.from_numpy(column) for name, column in columns.items()}, 1)
 
 
-def _own(model: PreRankingModel) -> Plan:
+def random_past(store: ItemStore, length: int, width: int, rng: np.random.Generator) -> Past:
+    """A history of items of a store, or of random records where it has no behaviours of items."""
+    if store.behaviours is None:
+        return Past(torch.from_numpy(rng.normal(size=(length, width)).astype(np.float32)), None)
+    items = rng.integers(len(store), size=length)
+    return Past(store.remember(items, np.ones(length, dtype=np.bool_)), items)
+
+
+def _own(model: PreRankingModel, store: ItemStore) -> Plan:
     device = next(model.parameters()).device.type
     if device != "cpu":
         raise NotImplementedError(f"there is none for device {device}")
     match model:
         case FIT() if model.index_columns:
-            place, name = "fit", "FITPlan"
+            plan: Plan = _class("fit", "FITPlan")(model, len(store))
         case FIT() | TwoTower():
-            place, name = "heads", "HeadsPlan"
+            plan = _class("heads", "HeadsPlan")(model)
         case _:
             raise NotImplementedError("there is none for this model")
-    # only here, since Numba is optional and takes its time to be imported
-    plan: Plan = getattr(import_module(f"prerank.publish.plan.{place}"), name)(model)
     return plan
 
 
-def _folded(model: PreRankingModel) -> Plan:
+def _class(module: str, name: str) -> Any:
+    """Imported only where it is needed, since Numba is optional and takes its time."""
+    return getattr(import_module(f"prerank.publish.plan.{module}"), name)
+
+
+def _folded(model: PreRankingModel, store: ItemStore) -> Plan:
+    del store
     return PlainPlan(folded(model))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from prerank.batch import Features
 from prerank.layers.folding import folded
 from prerank.models.fit import FIT
 from prerank.models.two_tower import TwoTower
 from prerank.publish.item_ids import Ints
-from prerank.publish.plan.base import Floats, Plan, one_history
+from prerank.publish.plan.base import Floats, Past, Plan, one_history
 from prerank.publish.plan.scoring import HeadScores
 from prerank.publish.store import ItemStore
 
@@ -27,7 +26,7 @@ class HeadsPlan(Plan):
         self.model = folded(model)
         self.scores = HeadScores(model.scorer)
 
-    def logits(self, features: Features, past: Tensor, store: ItemStore, positions: Ints) -> Floats:
+    def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
         """See ``Plan``."""
-        user = self.model.user(features, one_history(past))
+        user = self.model.user(features, one_history(past.table))
         return self.scores(user.contiguous().numpy(), np.zeros(len(positions), dtype=np.int64), store, positions)
