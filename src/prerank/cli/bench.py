@@ -10,11 +10,18 @@ import typer
 from rich.table import Table
 
 from prerank.bench.large_log import large_log
+from prerank.bench.latency import Wanted
+from prerank.bench.latency import latency as measure_latency
+from prerank.bench.latency_report import draw, markdown
+from prerank.bench.latency_soak import large as measure_large
+from prerank.bench.latency_soak import soak as measure_soak
 from prerank.bench.precision import precision as measure_precision
 from prerank.bench.store import store_bench
 from prerank.bench.update_soak import update_soak
 from prerank.cli import console
 from prerank.data.log import Dataset
+from prerank.errors import ConfigError
+from prerank.models.registry import MODELS
 from prerank.publish.bundle import load_bundle
 from prerank.study.experiment import BUNDLE, finished
 
@@ -119,6 +126,89 @@ def precision(
             *(f"{one[key]:,}" for key in ("same_best", "same_best_up_to_ties")),
             f"{one['shared_of_best']:.4f}",
         )
+    console.out.print(table)
+    console.write_json(json_file, result)
+
+
+@bench.command("latency")
+def latency(
+    models: Annotated[str, typer.Option("--models", help="separated by commas; FIT and Two-Tower are always there")] = (
+        ",".join(MODELS)
+    ),
+    items: Annotated[int, typer.Option("--items", min=1000, help="of the catalogue")] = 500_000,
+    quick: Annotated[bool, typer.Option("--quick", help="the main row only: FIT, Two-Tower and the floor")] = False,
+    every: Annotated[bool, typer.Option("--every", help="all combinations, not one axis at a time")] = False,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="requests of each way at most")] = 3000,
+    budget: Annotated[float, typer.Option("--budget", min=0, help="seconds of each way and setting at most")] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    directory: Annotated[Path | None, typer.Option("--in", help="folder for temporary files")] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="draw p50 against candidates: .png, .svg, .pdf")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Time requests of published models with random weights: as served, naive, and the least that FIT's can take.
+
+    Example: prerank bench latency --quick --json results/latency-quick.json
+    """
+    chosen = [name.strip() for name in models.split(",") if name.strip()]
+    wrong = next((name for name in chosen if name not in MODELS), None)
+    if wrong is not None:
+        raise ConfigError(f"--models {wrong}: unknown; models: {', '.join(MODELS)}")
+    if figure is not None and quick:
+        raise ConfigError("--figure: --quick measures one number of candidates only")
+    wanted = Wanted(chosen, items, quick, every, repeats, budget, seed)
+    with tempfile.TemporaryDirectory(dir=directory) as place, console.StepsDisplay() as display:
+        result = measure_latency(Path(place), wanted, display.progress)
+    console.out.print(markdown(result), markup=False)
+    console.write_json(json_file, result)
+    if figure is not None:
+        draw(result, figure)
+
+
+@bench.command("soak")
+def soak(
+    requests: Annotated[int, typer.Option("--requests", min=20, help="to one process")] = 100_000,
+    items: Annotated[int, typer.Option("--items", min=1000, help="of the catalogue")] = 500_000,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    directory: Annotated[Path | None, typer.Option("--in", help="folder for temporary files")] = None,
+    json_file: Json = None,
+) -> None:
+    """Answer many requests with FIT and read the process's memory meanwhile.
+
+    Example: prerank bench soak --requests 100000 --json results/latency-soak.json
+    """
+    with tempfile.TemporaryDirectory(dir=directory) as place, console.StepsDisplay() as display:
+        result = measure_soak(Path(place), items, requests, seed, display.progress)
+    table = console.plain_table("requests", "resident MiB", "without mapped files MiB")
+    for part, sizes in enumerate(zip(result["resident_mib"], result["anonymous_mib"], strict=True), start=1):
+        done = result["requests"] * part // len(result["resident_mib"])
+        table.add_row(f"{done:,}", *(f"{size:.1f}" for size in sizes))
+    console.out.print(table)
+    console.write_json(json_file, result)
+
+
+@bench.command("large")
+def large(
+    items: Annotated[int, typer.Option("--items", min=1000, help="of the large catalogue")] = 10_000_000,
+    small: Annotated[int, typer.Option("--small", min=1000, help="of the one that it is compared with")] = 500_000,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="requests to each")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    directory: Annotated[Path | None, typer.Option("--in", help="folder for temporary files")] = None,
+    json_file: Json = None,
+) -> None:
+    """Encode a large catalogue as float16: time, memory, and the latency of requests against that of a small one.
+
+    Example: prerank bench large --items 10000000 --json results/latency-large.json
+    """
+    with tempfile.TemporaryDirectory(dir=directory) as place, console.StepsDisplay() as display:
+        result = measure_large(Path(place), small, items, repeats, seed, display.progress)
+    table = console.plain_table("model", "items", "items/s", "peak GiB", "p50 ms", "p99 ms")
+    for model in ("fit", "two_tower"):
+        for name, count in result["items"].items():
+            encoded, times = result["encoded"][name][model], result[model][name]
+            cells = [f"{encoded['items_per_second']:,.0f}", f"{encoded['peak_gib']:.2f}"]
+            table.add_row(model, f"{count:,}", *cells, f"{times['p50_ms']:.2f}", f"{times['p99_ms']:.2f}")
     console.out.print(table)
     console.write_json(json_file, result)
 

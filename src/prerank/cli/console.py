@@ -94,6 +94,17 @@ class EncodingDisplay(_Display):
             err.print(f"encoded {total:,} items in {seconds:.1f} s, {total / seconds:,.0f} items/s")
 
 
+class StepsDisplay(_Display):
+    """Tells of a long measurement on stderr: what is being done, and the steps done."""
+
+    def __init__(self) -> None:
+        super().__init__("steps")
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """So many steps are done, and what comes next."""
+        self.bar.update(self.task, description=what, completed=done, total=total)
+
+
 def show_dataset(description: dict[str, Any]) -> None:
     """The facts and the leak audit of a data set."""
     facts = description["facts"]

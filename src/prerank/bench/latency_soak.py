@@ -1,0 +1,149 @@
+"""What many requests leave in a process, and what a large catalogue costs in encoding and in latency."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from prerank.bench.latency import MAIN, REQUESTS, Progress, environment, one_thread, whole
+from prerank.bench.latency_world import (
+    catalogue,
+    item_bytes,
+    opened,
+    publish,
+    random_bundle,
+    random_requests,
+    scoring,
+)
+from prerank.bench.timing import interleaved, quantiles
+
+PARTS = 20  # of a soak, after each of which memory is read
+MODELS = ("fit", "two_tower")
+
+
+def soak(directory: Path, items: int, requests: int, seed: int, progress: Progress) -> dict[str, Any]:
+    """Answer so many random requests, from raw values to ranked ids, and read this process's memory meanwhile.
+
+    Args:
+        directory: an empty one.
+        items: in the catalogue.
+        requests: to FIT; each is a new one.
+        seed: of weights, catalogue and requests.
+        progress: called with (what is being done, requests done, requests in all).
+
+    Returns:
+        The resident memory after each twentieth, all of it and without mapped files, in MiB.
+    """
+    place = directory / "fit"
+    publish(random_bundle("fit", items, seed), catalogue(items, seed).lazy(), place, "float32", None)
+    served, _ = opened(place)
+    answer, size = whole(served), max(1, requests // PARTS)
+    memory = []
+    with one_thread():
+        for part in range(PARTS):
+            progress("requests", part * size, PARTS * size)
+            for number in range(size):
+                some = random_requests(served, 1, MAIN.candidates, MAIN.history, items, seed + part * size + number)
+                answer(some[0])
+            memory.append(_resident())
+    # the first tenth touches the store's pages and the working memory
+    begun, ended = memory[PARTS // 10], memory[-1]
+    return {
+        "items": items,
+        "requests": PARTS * size,
+        "resident_mib": [all_of_it for all_of_it, _ in memory],
+        "anonymous_mib": [anonymous for _, anonymous in memory],
+        "growth_after_a_tenth_mib": ended[0] - begun[0],
+        "anonymous_growth_after_a_tenth_mib": ended[1] - begun[1],
+        "environment": environment(),
+    }
+
+
+def large(directory: Path, small: int, items: int, repeats: int, seed: int, progress: Progress) -> dict[str, Any]:
+    """Encode a large catalogue and a small one, as float16, and time requests to both in turn.
+
+    Args:
+        directory: an empty one; the item table and the stores take some 600 bytes an item there.
+        small: items of the one.
+        items: of the other.
+        repeats: requests to each.
+        seed: of weights, catalogue and requests.
+        progress: called with (what is being done, steps done, steps in all).
+
+    Returns:
+        Of each encoding, in a process of its own, rows a second and peak memory; milliseconds, and their ratios.
+    """
+    sizes, encoded = {"small": small, "large": items}, {}
+    progress("item tables", 0, 4)
+    _in_new_process(_write_catalogues, directory, sizes, seed)
+    for number, (name, count) in enumerate(sizes.items(), start=1):
+        progress(f"encoding {count:,} items", number, 4)
+        encoded[name] = _in_new_process(_encode, directory, name, count, seed)
+    progress("requests", 3, 4)
+    generations = {(model, name): opened(directory / f"{model}-{name}")[0] for model in MODELS for name in sizes}
+    found: dict[str, Any] = {}
+    for model in MODELS:
+        requests = {
+            name: random_requests(generations[model, name], REQUESTS, MAIN.candidates, MAIN.history, count, seed)
+            for name, count in sizes.items()
+        }
+        ways: dict[str, Callable[[int], Any]] = {}
+        for name in sizes:
+            answer, some = scoring(generations[model, name]), requests[name]
+            ways[name] = lambda number, answer=answer, some=some: answer(some[number])  # type: ignore[misc]
+            for request in some:  # warm
+                answer(request)
+        with one_thread():
+            times = interleaved(ways, range(REQUESTS), repeats, 60.0)
+        found[model] = {name: quantiles(times[name]) for name in sizes}
+        found[model]["large/small"] = found[model]["large"]["p50_ms"] / found[model]["small"]["p50_ms"]
+    return {"items": sizes, "dtype": "float16", "encoded": encoded, **found, "environment": environment()}
+
+
+def _write_catalogues(directory: Path, sizes: dict[str, int], seed: int) -> None:
+    for name, count in sizes.items():
+        catalogue(count, seed).write_parquet(directory / f"{name}.parquet")
+
+
+def _encode(directory: Path, name: str, items: int, seed: int) -> dict[str, Any]:
+    result = {}
+    for model in MODELS:
+        bundle, place = random_bundle(model, items, seed), directory / f"{model}-{name}"
+        before, begun = _peak_gib(), time.perf_counter()
+        publish(bundle, pl.scan_parquet(directory / f"{name}.parquet"), place, "float16", None)
+        seconds = time.perf_counter() - begun
+        result[model] = {
+            "seconds": seconds,
+            "items_per_second": items / seconds,
+            "item_bytes": item_bytes(place),
+            "peak_gib_before": before,
+            "peak_gib": _peak_gib(),
+            "threads": torch.get_num_threads(),
+        }
+    return result
+
+
+def _in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def _resident() -> tuple[float, float]:
+    """MiB of this process in memory: with mapped files as far as they were touched, and without."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    sizes = dict(line.split(":") for line in lines if line.startswith(("VmRSS", "RssAnon")))
+    return tuple(int(sizes[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))  # type: ignore[return-value]
+
+
+def _peak_gib() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
