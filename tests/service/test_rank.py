@@ -136,4 +136,7 @@ def test_every_status_seen_is_described(service: Running) -> None:
     assert set(page["paths"]["/v1/rank"]["post"]["responses"]) == {
         "200", "400", "401", "408", "413", "415", "429", "431", "500", "503"
     }  # fmt: skip
+    assert set(page["paths"]["/v2/models/{name}/infer"]["post"]["responses"]) == {
+        "200", "400", "401", "404", "408", "413", "415", "429", "431", "500", "503"
+    }  # fmt: skip
     assert "securitySchemes" not in page["components"]

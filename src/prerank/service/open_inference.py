@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -12,11 +12,31 @@ from starlette.routing import Route
 
 from prerank import __version__
 from prerank.service.engine import Engine
-from prerank.service.messages import bad_request, check_size, coverage, decode
-from prerank.service.rank_tensors import OUTPUTS, RankParameters, describe, read_parameters, to_request, to_tensors
+from prerank.service.messages import bad_request, check_size, decode
+from prerank.service.open_messages import (
+    InferAnswer,
+    InferInput,
+    InferOutput,
+    InferRequest,
+    InferTensor,
+    Live,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    ServerMetadata,
+)
+from prerank.service.rank_tensors import (
+    OUTPUTS,
+    RankParameters,
+    describe,
+    facts_of,
+    read_parameters,
+    to_request,
+    to_tensors,
+)
 from prerank.service.refusal import RefusedError
-from prerank.service.tensors import SIZE, InferInput, InferOutput, InferRequest, read_tensors, to_bytes
-from prerank.serving.preranker import PreRanker, Ranked
+from prerank.service.tensors import SIZE, Tensor, read_tensors, to_bytes
+from prerank.serving.preranker import PreRanker
 
 JSON, OCTETS = "application/json", "application/octet-stream"
 HEAD = "Inference-Header-Content-Length"
@@ -44,27 +64,26 @@ class OpenInference:
 
     async def server(self, _: Request) -> Response:
         """What this is."""
-        return _json({"name": "prerank", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return _json(ServerMetadata("prerank", __version__, ["binary_tensor_data"]))
 
     async def server_live(self, _: Request) -> Response:
         """The process answers."""
-        return _json({"live": True})
+        return _json(Live(True))
 
     async def server_ready(self, _: Request) -> Response:
         """Requests are welcome."""
-        return _json({"ready": self.engine.ready}, 200 if self.engine.ready else 503)
+        return _json(Ready(self.engine.ready), 200 if self.engine.ready else 503)
 
     async def model(self, request: Request) -> Response:
         """The tensors of a request and of an answer."""
         generation = self._ranker(request).generation
         inputs, outputs = describe(generation)
-        facts = {"name": self.engine.config.name, "versions": [generation.name], "platform": "prerank"}
-        return _json({**facts, "inputs": inputs, "outputs": outputs})
+        return _json(ModelMetadata(self.engine.config.name, [generation.name], "prerank", inputs, outputs))
 
     async def model_ready(self, request: Request) -> Response:
         """Requests to this model are welcome."""
         self._ranker(request)
-        return _json({"name": self.engine.config.name, "ready": self.engine.ready}, 200 if self.engine.ready else 503)
+        return _json(ModelReady(self.engine.config.name, self.engine.ready), 200 if self.engine.ready else 503)
 
     async def infer(self, request: Request) -> Response:
         """Order candidates."""
@@ -78,30 +97,19 @@ class OpenInference:
 
         def work() -> Response:
             tensors = read_tensors(message.inputs, binary)
-            ranking = to_request(tensors, parameters, ranker.generation)
-            check_size(ranking, engine.config.limits, "inputs.")
-            ranked = engine.rank(ranker, ranking)
+            asked = to_request(tensors, parameters, ranker.generation)
+            check_size(asked, engine.config.limits, "inputs.")
+            ranked = engine.rank(ranker, asked)
             outputs = to_tensors(ranked, tensors["candidates"])
-            facts = _facts(ranked, len(ranking.candidates))
-            content: dict[str, Any] = {
-                "model_name": engine.config.name,
-                "model_version": ranked.generation,
-                "parameters": facts,
-                "outputs": [],
-            }
-            if message.id is not None:
-                content["id"] = message.id
-            parts: list[bytes] = []
-            for name, is_binary in wanted.items():
-                tensor = outputs[name]
-                entry: dict[str, Any] = {"name": name, "datatype": tensor.datatype, "shape": [len(tensor)]}
-                if is_binary:
-                    parts.append(to_bytes(tensor))
-                    entry["parameters"] = {SIZE: len(parts[-1])}
-                else:
-                    entry["data"] = tensor.items()
-                content["outputs"].append(entry)
-            return _response(content, parts, any(wanted.values()))
+            parts = {name: to_bytes(outputs[name]) for name, in_bytes in wanted.items() if in_bytes}
+            answer = InferAnswer(
+                model_name=engine.config.name,
+                model_version=ranked.generation,
+                parameters=facts_of(ranked, len(asked.candidates)),
+                outputs=[_sent(outputs[name], parts.get(name)) for name in wanted],
+                id=message.id,
+            )
+            return _response(answer, parts.values())
 
         return await engine.desk.do(work, engine.deadline(request, parameters.deadline_ms))
 
@@ -151,21 +159,18 @@ def _wanted(message: InferRequest, parameters: RankParameters) -> dict[str, bool
     return wanted
 
 
-def _facts(ranked: Ranked, candidates: int) -> dict[str, Any]:
-    return {
-        "generation": ranked.generation,
-        "coverage": coverage(ranked, candidates),
-        "duplicates": ranked.duplicates,
-        "unknown_history": ranked.unknown_history,
-    }
+def _sent(tensor: Tensor, part: bytes | None) -> InferTensor:
+    if part is None:
+        return InferTensor(tensor.name, tensor.datatype, [len(tensor)], data=tensor.items())
+    return InferTensor(tensor.name, tensor.datatype, [len(tensor)], {SIZE: len(part)})
 
 
-def _response(content: dict[str, Any], parts: list[bytes], binary: bool) -> Response:
-    head = msgspec.json.encode(content)
-    if not binary:
+def _response(answer: InferAnswer, parts: Collection[bytes]) -> Response:
+    head = msgspec.json.encode(answer)
+    if not parts:
         return Response(head, media_type=JSON)
     return Response(b"".join([head, *parts]), headers={HEAD: str(len(head))}, media_type=OCTETS)
 
 
-def _json(content: dict[str, Any], status: int = 200) -> Response:
+def _json(content: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type=JSON)

@@ -1,26 +1,47 @@
-"""The page at /openapi.json, made from the types that requests are decoded with."""
+"""The page at /openapi.json, made from the types that are decoded and encoded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from prerank import __version__
+from prerank.service import open_messages as v2
 from prerank.service.messages import BatchAnswer, BatchRequest, Error, Health, RankAnswer, RankRequest
 
 REFUSED = {
     "400": "the request is wrong; the message names the field",
     "401": "the token is missing or wrong",
+    "404": "this model or version is not served",
     "408": "the body did not arrive in time",
     "413": "the body is too large",
-    "415": "the body is not JSON, or it is compressed",
+    "415": "the body is of another type, or it is compressed",
     "429": "the queue is full",
     "431": "request line and headers are too large",
     "500": "a fault of the service",
     "503": "the service is starting, or the deadline cannot be met",
 }
 LATER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
+BODY = ("400", "401", "408", "413", "415", "429", "431", "500", "503")
+HEAD = ("400", "401", "431", "500")
+JSON, OCTETS = "application/json", "application/octet-stream"
+TYPES: tuple[type[msgspec.Struct], ...] = (
+    RankRequest,
+    RankAnswer,
+    BatchRequest,
+    BatchAnswer,
+    Error,
+    Health,
+    v2.InferRequest,
+    v2.InferAnswer,
+    v2.ModelMetadata,
+    v2.ServerMetadata,
+    v2.Live,
+    v2.Ready,
+    v2.ModelReady,
+)
 
 
 def openapi(protected: bool) -> dict[str, Any]:
@@ -29,56 +50,69 @@ def openapi(protected: bool) -> dict[str, Any]:
     Args:
         protected: whether a token is asked for.
     """
-    types = (RankRequest, RankAnswer, BatchRequest, BatchAnswer, Error, Health)
-    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
     components: dict[str, Any] = {"schemas": schemas}
-    document: dict[str, Any] = {
-        "openapi": "3.1.0",
-        "info": {"title": "prerank", "version": __version__, "description": "Orders candidates for a user."},
-        "paths": {
-            "/v1/rank": {"post": _post("rank", RankRequest, RankAnswer)},
-            "/v1/rank:batch": {"post": _post("rank_batch", BatchRequest, BatchAnswer)},
-            "/healthz/live": {"get": _get("live", Health, "431")},
-            "/healthz/ready": {"get": _get("ready", Health, "431")},
-            "/metrics": {"get": _text("metrics", "text/plain")},
-            "/openapi.json": {"get": _text("description", "application/json")},
-        },
-        "components": components,
+    paths = {
+        "/v1/rank": _post("rank", RankRequest, RankAnswer),
+        "/v1/rank:batch": _post("rank_batch", BatchRequest, BatchAnswer),
+        "/healthz/live": _get("live", Health),
+        "/healthz/ready": _get("ready", Health, unless=Health),
+        "/metrics": _page("metrics", "text/plain", "string"),
+        "/openapi.json": _page("description", JSON, "object"),
+        "/v2": _get("v2", v2.ServerMetadata),
+        "/v2/health/live": _get("v2_live", v2.Live),
+        "/v2/health/ready": _get("v2_ready", v2.Ready, unless=v2.Ready),
     }
-    document["paths"]["/healthz/ready"]["get"]["responses"]["503"] = _answer("starting or draining", Health)
+    for place, suffix in (("/v2/models/{name}", ""), ("/v2/models/{name}/versions/{version}", "_version")):
+        paths[place] = _get(f"v2_model{suffix}", v2.ModelMetadata, unless=Error, also=("404",))
+        paths[f"{place}/ready"] = _get(f"v2_model_ready{suffix}", v2.ModelReady, unless=v2.ModelReady, also=("404",))
+        paths[f"{place}/infer"] = _post(f"v2_infer{suffix}", v2.InferRequest, v2.InferAnswer, OCTETS, also=("404",))
+    for place, methods in paths.items():
+        names = [part[1:-1] for part in place.split("/") if part.startswith("{")]
+        for operation in methods.values():
+            operation["parameters"] = [_path_parameter(name) for name in names]
+            if protected and "/health" not in place:
+                operation["security"] = [{"token": []}]
     if protected:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        for path, methods in document["paths"].items():
-            if not path.startswith("/healthz/"):
-                for operation in methods.values():
-                    operation["security"] = [{"token": []}]
-    return document
-
-
-def _post(name: str, takes: type[Any], gives: type[Any]) -> dict[str, Any]:
     return {
-        "operationId": name,
-        "summary": (takes.__doc__ or "").strip(),
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _reference(takes)}}},
-        "responses": {"200": _answer("ranked", gives), **_refusals(*REFUSED)},
+        "openapi": "3.1.0",
+        "info": {"title": "prerank", "version": __version__, "description": "Orders candidates for a user."},
+        "paths": paths,
+        "components": components,
     }
 
 
-def _get(name: str, gives: type[Any], *refused: str) -> dict[str, Any]:
-    return {
-        "operationId": name,
-        "summary": (gives.__doc__ or "").strip(),
-        "responses": {"200": _answer("yes", gives), **_refusals(*refused)},
-    }
+def _post(
+    name: str, takes: type[Any], gives: type[Any], media: str | None = None, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    body = _content(takes)
+    answer = _answer("ranked", gives)
+    if media is not None:  # with tensors in bytes behind the JSON part, or an answer like that
+        for content in (body, answer["content"]):
+            content[media] = {"schema": {"type": "string", "format": "binary"}}
+    return {"post": _operation(name, takes, {"200": answer, **_refusals(*BODY, *also)}, body)}
 
 
-def _text(name: str, media: str) -> dict[str, Any]:
-    content = {media: {"schema": {"type": "object" if media.endswith("json") else "string"}}}
-    return {
-        "operationId": name,
-        "summary": f"The service's {name}.",
-        "responses": {"200": {"description": name, "content": content}, **_refusals("401", "431")},
-    }
+def _get(name: str, gives: type[Any], unless: type[Any] | None = None, also: Sequence[str] = ()) -> dict[str, Any]:
+    answers = {"200": _answer("yes", gives), **_refusals(*HEAD, *also)}
+    if unless is not None:
+        answers["503"] = _answer("starting or draining", unless)
+    return {"get": _operation(name, gives, answers)}
+
+
+def _page(name: str, media: str, kind: str) -> dict[str, Any]:
+    page = {"description": name, "content": {media: {"schema": {"type": kind}}}}
+    return {"get": {"operationId": name, "summary": f"The {name}.", "responses": {"200": page, **_refusals(*HEAD)}}}
+
+
+def _operation(name: str, of: type[Any], answers: dict[str, Any], body: dict[str, Any] | None = None) -> dict[str, Any]:
+    operation = {"operationId": name, "summary": (of.__doc__ or "").strip(), "responses": answers}
+    return operation if body is None else {**operation, "requestBody": {"required": True, "content": body}}
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _refusals(*statuses: str) -> dict[str, Any]:
@@ -89,8 +123,8 @@ def _refusals(*statuses: str) -> dict[str, Any]:
 
 
 def _answer(what: str, gives: type[Any]) -> dict[str, Any]:
-    return {"description": what, "content": {"application/json": {"schema": _reference(gives)}}}
+    return {"description": what, "content": _content(gives)}
 
 
-def _reference(of: type[Any]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{of.__name__}"}
+def _content(of: type[Any]) -> dict[str, Any]:
+    return {JSON: {"schema": {"$ref": f"#/components/schemas/{of.__name__}"}}}

@@ -22,7 +22,8 @@ from msgspec import Meta
 
 from prerank.publish.generation import Generation
 from prerank.schema import Field
-from prerank.service.messages import Milliseconds, bad_request
+from prerank.service.messages import Milliseconds, bad_request, coverage
+from prerank.service.open_messages import InferFacts, TensorMetadata
 from prerank.service.tensors import BYTES, TYPES, Tensor
 from prerank.serving.preranker import Ranked
 from prerank.serving.request import Request
@@ -113,15 +114,20 @@ def to_tensors(ranked: Ranked, candidates: Tensor) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def describe(generation: Generation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def facts_of(ranked: Ranked, candidates: int) -> InferFacts:
+    """What the answer says besides its tensors."""
+    return InferFacts(ranked.generation, coverage(ranked, candidates), ranked.duplicates, ranked.unknown_history)
+
+
+def describe(generation: Generation) -> tuple[list[TensorMetadata], list[TensorMetadata]]:
     """What a model's metadata says of inputs and outputs. Columns are free, and so not in it."""
     schema = generation.bundle.encoder.schema
     ids = "INT64" if generation.store.kind == "int" else BYTES
 
-    def tensor(name: str, datatype: str, length: int = -1) -> dict[str, Any]:
-        return {"name": name, "datatype": datatype, "shape": [length]}
+    def tensor(name: str, datatype: str, length: int = -1) -> TensorMetadata:
+        return TensorMetadata(name, datatype, [length])
 
-    def field(side: str, of: Field, length: int) -> dict[str, Any]:
+    def field(side: str, of: Field, length: int) -> TensorMetadata:
         return tensor(f"{side}.{of.name}", "FP64" if of.kind == "numeric" else BYTES, length)
 
     inputs = [tensor("candidates", ids)]

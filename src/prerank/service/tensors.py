@@ -6,14 +6,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from prerank.service.messages import bad_request
+from prerank.service.open_messages import InferInput
 
 TYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -24,34 +24,6 @@ TYPES: dict[str, np.dtype[Any]] = {
 BYTES = "BYTES"
 SIZE = "binary_data_size"
 ELEMENTS = {"b": list[bool], "i": list[int], "u": list[int], "f": list[float]}
-
-Parameters = dict[str, Any]
-
-
-class InferInput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A tensor of a request."""
-
-    name: str
-    shape: list[Annotated[int, Meta(ge=0)]]
-    datatype: str
-    parameters: Parameters = {}
-    data: list[Any] | None = None
-
-
-class InferOutput(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A tensor that is asked for."""
-
-    name: str
-    parameters: Parameters = {}
-
-
-class InferRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A request."""
-
-    inputs: list[InferInput]
-    id: str | None = None
-    parameters: Parameters = {}
-    outputs: list[InferOutput] | None = None
 
 
 @dataclass(frozen=True)
