@@ -39,7 +39,7 @@ $(VENV)-oracles/.ready: pyproject.toml constraints.txt tests/oracles/requirement
 
 # A client of the open protocol against the service; the client is installed into an environment of its own.
 clients: $(VENV)-clients/.ready
-	$(VENV)-clients/bin/pytest tests/service/test_tritonclient.py
+	$(VENV)-clients/bin/pytest tests/service/test_clients.py
 
 $(VENV)-clients/.ready: pyproject.toml constraints.txt tests/service/clients.txt
 	$(PYTHON) -m venv $(VENV)-clients

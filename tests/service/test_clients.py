@@ -1,11 +1,17 @@
-"""NVIDIA's client of the open protocol ranks through the service and gets the in-process scores, to the last bit.
+"""Software of others against the service.
 
-Its tensors are numpy arrays, sent in JSON or in bytes, and it reads what comes back by its own code.
+NVIDIA's client of the open protocol gets the in-process scores, to the last bit: its tensors are numpy arrays, sent in
+JSON or in bytes, and it reads what comes back by its own code. Schemathesis reads the OpenAPI page and tries requests.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +23,9 @@ from prerank.serving.preranker import PreRanker
 
 triton: Any = pytest.importorskip("tritonclient.http", reason="run by make clients")
 
-pytestmark = [pytest.mark.xdist_group("service"), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.xdist_group("service"), pytest.mark.filterwarnings("default"), pytest.mark.timeout(1800)]
 
+PLAIN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 CANDIDATES = [*ITEMS, "not there"]
 BID = np.linspace(0.5, 2, len(CANDIDATES))
 
@@ -103,3 +110,17 @@ def test_errors_are_the_clients_own(client: Any, inputs: Any, model: str, status
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def test_answers_are_as_described(service: Running) -> None:
+    """No status, type or form of an answer that the OpenAPI page does not have, and no fault."""
+    checks = "status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")), "run", f"http://127.0.0.1:{service.port}/openapi.json",
+        "--checks", checks, "--max-examples", "100", "--phases", "coverage,fuzzing", "--seed", "1", "--no-color",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=service.log.parent, env=PLAIN)
+    assert done.returncode == 0, done.stdout
+    (generated,) = re.findall(r"(\d+) generated", done.stdout)
+    assert int(generated) > 400
+    assert not [series for series in service.numbers() if 'status="500"' in series]
