@@ -224,10 +224,19 @@ def test_a_place_in_the_history_belongs_to_no_item() -> None:
     assert np.array_equal(answers[0], answers[2]) and not np.allclose(answers[0], answers[1])
 
 
-def test_each_kind_of_model_has_the_plan_made_for_it() -> None:
-    for variant, kind in (("fit", FITPlan), ("two_tower", HeadsPlan), ("fit w/o MQM", HeadsPlan)):
-        model = model_of(VARIANTS[variant])
-        assert type(serving_plan(model, store_of(model))) is kind
+OWN = {
+    "fit": FITPlan, "two_tower": HeadsPlan, "fit w/o MQM": HeadsPlan, "dat": HeadsPlan, "hit": HeadsPlan,
+    "int_tower": HeadsPlan, "int_tower cosine": HeadsPlan, "int_tower FC": PlainPlan, "rank_tower": PlainPlan,
+    "fit w max cosine": PlainPlan, "fit dien": PlainPlan, "wide_deep": PlainPlan,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", OWN)
+def test_each_kind_of_model_has_the_plan_made_for_it(variant: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of(VARIANTS[variant])
+    with caplog.at_level(logging.INFO):
+        assert type(serving_plan(model, store_of(model))) is OWN[variant]
+    assert ("no plan of its own" in caplog.text) == (OWN[variant] is PlainPlan)
 
 
 def test_without_numba_a_folded_model_serves(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,10 @@ import torch
 from prerank.batch import Features
 from prerank.layers.folding import folded
 from prerank.models.base import PreRankingModel
+from prerank.models.dat import DAT
 from prerank.models.fit import FIT
+from prerank.models.hit import HIT
+from prerank.models.int_tower import IntTower
 from prerank.models.two_tower import TwoTower
 from prerank.publish.plan.base import Past, PlainPlan, Plan
 from prerank.publish.store import ItemStore
@@ -97,8 +100,10 @@ def _own(model: PreRankingModel, store: ItemStore) -> Plan:
     match model:
         case FIT() if model.index_columns:
             plan: Plan = _class("fit", "FITPlan")(model, len(store))
-        case FIT() | TwoTower():
-            plan = _class("heads", "HeadsPlan")(model)
+        case FIT() | TwoTower() | DAT() | HIT():
+            plan = _class("heads", "HeadsPlan")(model, model.scorer)
+        case IntTower():
+            plan = _class("heads", "HeadsPlan")(model, *model.scorers)
         case _:
             raise NotImplementedError("there is none for this model")
     return plan

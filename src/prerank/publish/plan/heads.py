@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import nn
 
 from prerank.batch import Features
 from prerank.layers.folding import folded
-from prerank.models.fit import FIT
-from prerank.models.two_tower import TwoTower
+from prerank.models.base import PreRankingModel
 from prerank.publish.item_ids import Ints
 from prerank.publish.plan.base import Floats, Past, Plan, one_history
 from prerank.publish.plan.scoring import HeadScores
@@ -15,16 +15,20 @@ from prerank.publish.store import ItemStore
 
 
 class HeadsPlan(Plan):
-    """One representation of the user against those of the items: Two-Tower, FIT w/o MQM."""
+    """One representation of the user against those of the items."""
 
-    def __init__(self, model: TwoTower | FIT) -> None:
+    def __init__(self, model: PreRankingModel, *scorers: nn.Module) -> None:
         """Fold a model in evaluation mode, on the CPU.
 
+        Args:
+            model: one whose ``score`` is nothing but the sum of its scorers.
+            scorers: these.
+
         Raises:
-            NotImplementedError: the scorer has no pass of its own.
+            NotImplementedError: a scorer has no pass of its own.
         """
         self.model = folded(model)
-        self.scores = HeadScores(model.scorer)
+        self.scores = HeadScores(*scorers)
 
     def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
         """See ``Plan``."""

@@ -20,15 +20,17 @@ Join = Callable[[Floats], Floats]
 
 
 class HeadScores:
-    """Logits of candidates whose scorer reads nothing but the similarities of heads."""
+    """Logits of candidates whose scorers read nothing but the similarities of heads."""
 
-    def __init__(self, scorer: nn.Module) -> None:
-        """Take a scorer apart.
+    def __init__(self, *scorers: nn.Module) -> None:
+        """Take scorers apart: one, or those of several user representations side by side, whose scores add up.
 
         Raises:
-            NotImplementedError: this scorer cannot be.
+            NotImplementedError: such a scorer cannot be.
         """
-        self.user_heads, self.item_heads, self.join = _taken_apart(scorer)
+        parts = [_taken_apart(scorer) for scorer in scorers]
+        self.user_heads, self.item_heads = sum(part[0] for part in parts), parts[0][1]
+        self.joins = [join for _, _, join in parts]
 
     def __call__(self, users: Floats, choices: NDArray[Any], store: ItemStore, positions: Ints) -> Floats:
         """(K,) logits.
@@ -42,7 +44,11 @@ class HeadScores:
         rows, places = store.floats(positions)
         similarities = np.empty((self.user_heads * self.item_heads, len(positions)), dtype=np.float32)
         kernels.similarities(users, choices, rows, places, self.user_heads, self.item_heads, similarities)
-        return self.join(similarities)
+        of_each = np.split(similarities, len(self.joins))
+        logits = self.joins[0](of_each[0])
+        for join, part in zip(self.joins[1:], of_each[1:], strict=True):
+            logits += join(part)
+        return logits
 
 
 def _taken_apart(scorer: nn.Module) -> tuple[int, int, Join]:
