@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -25,6 +26,7 @@ from prerank.models.registry import MODELS, create
 from prerank.publish import publish as publishing
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
 from prerank.publish.generation import locate, open_generation
+from prerank.publish.item_ids import Ints
 from prerank.publish.precision import PRECISIONS
 from prerank.publish.publish import publish_bundle
 from prerank.publish.store import ItemStore
@@ -176,6 +178,26 @@ def test_a_wrong_store_is_not_published(
     with pytest.raises(ArtefactError, match=r"parity: \d+ of 1000 served logits differ .* nothing is published"):
         publish_bundle(small("fit", encoded.encoder), encoded.dataset, tmp_path)
     assert locate(tmp_path) == old and names(tmp_path / "generations") == {old.name} and names(tmp_path) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_wrong_query_indices_of_one_item_in_forty_are_not_published(
+    encoded: EncodedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    """The plan and the plain path read the same wrong index: only evaluation knows better."""
+    indices = ItemStore.indices
+
+    def wrong(self: ItemStore, positions: Ints) -> Any:
+        return (indices(self, positions) + (positions % 40 == 7)[:, np.newaxis]) % 64
+
+    monkeypatch.setattr(ItemStore, "indices", wrong)
+    bundle = small("fit", encoded.encoder)
+    with torch.no_grad():  # as trained logits do, those of an untrained model shall differ from each other
+        for name, parameter in bundle.model.named_parameters():
+            if name.startswith("scorer"):
+                parameter.mul_(3)
+    with pytest.raises(ArtefactError, match=r"parity: [1-9]\d of 1000"):
+        publish_bundle(bundle, encoded.dataset, tmp_path, dtype)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
