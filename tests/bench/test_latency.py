@@ -20,6 +20,8 @@ from prerank.bench.timing import BLOCK, interleaved, quantiles
 from prerank.cli.main import app
 from prerank.errors import ConfigError
 from prerank.models.fit import FIT
+from prerank.publish.generation import open_generation
+from prerank.publish.plan.fit import FITPlan
 
 ITEMS = ["--items", "1500"]
 
@@ -34,7 +36,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[dict[str, Any], str]:
 
 def test_the_main_row(tmp_path: Path) -> None:
     result, shown = run(tmp_path, "latency", "--quick", "--repeats", "12", *ITEMS)
-    for name in ("fit", "fit_naive", "two_tower"):
+    for name in ("fit", "fit_unmet", "fit_naive", "two_tower"):
         row = result[name]
         assert 0 < row["p10_ms"] <= row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] and row["requests"] == 12
     floor = result["floor"]
@@ -42,6 +44,9 @@ def test_the_main_row(tmp_path: Path) -> None:
     assert result["ratios"]["fit/floor"] == pytest.approx(result["fit"]["p50_ms"] / result["floor_ms"])
     assert result["ratios"]["fit/fit_naive"] == pytest.approx(result["fit"]["p50_ms"] / result["fit_naive"]["p50_ms"])
     assert (result["candidates"], result["history"], result["threads"], result["meta_queries"]) == (2000, 50, 1, 64)
+    assert result["floor_ms"] - floor["floor_of_met_items_ms"] == pytest.approx(
+        1e3 * 2 * 3200 * (32 * 64 + 64 * 16 + 16) / (floor["gflops_per_second"] * 1e9)
+    )
     assert floor["bytes_gathered"] == 2000 * 128 * 4
     assert result["fit"]["representation_bytes"] == 513 and result["two_tower"]["representation_bytes"] == 512
     assert result["fit"]["queries_used"] > 55, "the candidates have to use nearly all of the 64 meta queries"
@@ -104,6 +109,19 @@ def test_naive_and_served_answer_the_same(tmp_path: Path) -> None:
     served, naive = opened(tmp_path / "fit")
     for request in random_requests(served, 5, 40, 9, 300, 1):
         np.testing.assert_allclose(scoring(served)(request), scoring(naive)(request), rtol=1e-5, atol=1e-5)
+
+
+def test_unmet_is_unmet(tmp_path: Path) -> None:
+    """Histories share no item, so that a plan that has met none has to compute the weights of all."""
+    publish(random_bundle("fit", 300, 0), catalogue(300, 0).lazy(), tmp_path / "fit", "float32", None)
+    served, _ = opened(tmp_path / "fit")
+    past = np.concatenate([request.past for request in random_requests(served, 5, 40, 60, 300, 1)])
+    assert len(np.unique(past)) == 300
+    first, *_ = random_requests(served, 1, 40, 60, 300, 1)
+    for generation, met in ((served, True), (open_generation(tmp_path / "fit"), False)):
+        assert isinstance(generation.plan, FITPlan) and generation.plan.attention.kept is not None
+        known = generation.plan.attention.kept.recall(first.past)[1]
+        assert known.all() if met else known.sum() < 5  # but for those few that it proved itself on
 
 
 def test_ways_take_turns() -> None:

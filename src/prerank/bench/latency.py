@@ -29,7 +29,7 @@ from prerank.bench.latency_world import (
 )
 from prerank.bench.timing import interleaved, quantiles
 from prerank.models.fit import FIT
-from prerank.publish.generation import Generation
+from prerank.publish.generation import Generation, open_generation
 from prerank.serving.preranker import PreRanker, Ranked
 
 CANDIDATES = (100, 500, 1000, 2000, 5000, 10_000)
@@ -38,6 +38,8 @@ HISTORIES = (0, 10, 50, 200)
 THREADS = (1, 2)
 REQUESTS = 200  # different ones
 ALWAYS = ("fit", "two_tower")
+WAYS = ("fit", "fit_unmet", "fit_naive", "two_tower")
+"""Of the main row: FIT whose plan has met all items, none of those in a history, and without a plan; Two-Tower."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -77,13 +79,19 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Subject:
-    """A published model, opened with its plan and without."""
+    """A published model, opened with its plan, which has met all items, and without."""
 
     model: str
     queries: int | None
     served: Generation
     naive: Generation
+    place: Path
     facts: dict[str, Any]
+
+    @property
+    def unmet(self) -> Generation:
+        """Opened anew: a plan that has met no item yet."""
+        return open_generation(self.place)
 
     @property
     def name(self) -> str:
@@ -136,7 +144,7 @@ def _published(directory: Path, wanted: Wanted, progress: Progress) -> dict[str,
             "item_bytes": item_bytes(place),
             "representation_bytes": representation_bytes(served),
         }
-        subject = Subject(name, queries, served, naive, facts)
+        subject = Subject(name, queries, served, naive, place, facts)
         subjects[subject.name] = subject
     return subjects
 
@@ -144,13 +152,14 @@ def _published(directory: Path, wanted: Wanted, progress: Progress) -> dict[str,
 def _main_row(subjects: Mapping[str, Subject], wanted: Wanted, progress: Progress) -> dict[str, Any]:
     fit, two_tower = subjects["fit"], subjects["two_tower"]
     progress("main row", 0, 1)
-    requests = _requests(subjects, wanted, MAIN)
+    requests = _requests(subjects, wanted, MAIN, wanted.repeats)
     model = fit.served.bundle.model
     assert isinstance(model, FIT)
     products = fit_products(model, MAIN.candidates, MAIN.history)
     limits = ceilings(fit.served, products)
     ways: dict[str, Callable[[Request], Any]] = {
         "fit": scoring(fit.served),
+        "fit_unmet": scoring(fit.unmet),
         "fit_naive": scoring(fit.naive),
         "two_tower": scoring(two_tower.served),
         **limits,
@@ -159,16 +168,21 @@ def _main_row(subjects: Mapping[str, Subject], wanted: Wanted, progress: Progres
     }
     times = interleaved(ways, requests, wanted.repeats, 60.0)
     found = floor(fit.served, products, MAIN.candidates, {name: times[name] for name in limits})
-    row: dict[str, Any] = {name: quantiles(times[name]) for name in ("fit", "fit_naive", "two_tower")}
+    floor_ms = found.pop("floor_ms")
+    row: dict[str, Any] = {name: quantiles(times[name]) for name in WAYS}
     row["fit"]["queries_used"] = queries_used(fit.served, requests[:50])
     p50 = {name: float(np.median(times[name])) * 1e3 for name in row}
     return {
         **{name: {**row[name], **_facts(subjects, name)} for name in row},
-        "floor_ms": found.pop("floor_ms"),
+        "floor_ms": floor_ms,
         "ratios": {
             "fit/fit_naive": p50["fit"] / p50["fit_naive"],
             "fit/two_tower": p50["fit"] / p50["two_tower"],
-            "fit/floor": p50["fit"] / (found["products_ms"] + found["gather_ms"]),
+            "fit_unmet/fit_naive": p50["fit_unmet"] / p50["fit_naive"],
+            "fit_unmet/two_tower": p50["fit_unmet"] / p50["two_tower"],
+            "fit/floor": p50["fit"] / floor_ms,
+            "fit_unmet/floor": p50["fit_unmet"] / floor_ms,
+            "fit/floor of met items": p50["fit"] / found["floor_of_met_items_ms"],
             "fit p99/p50": row["fit"]["p99_ms"] / p50["fit"],
             "two_tower p99/p50": row["two_tower"]["p99_ms"] / p50["two_tower"],
         },
@@ -178,7 +192,7 @@ def _main_row(subjects: Mapping[str, Subject], wanted: Wanted, progress: Progres
 
 
 def _facts(subjects: Mapping[str, Subject], way: str) -> dict[str, Any]:
-    facts = subjects[way.removesuffix("_naive")].facts
+    facts = subjects[way.removesuffix("_naive").removesuffix("_unmet")].facts
     return {**facts, "plan": "PlainPlan"} if way.endswith("_naive") else facts
 
 
@@ -188,7 +202,7 @@ def _rows(subjects: Mapping[str, Subject], wanted: Wanted, progress: Progress) -
     for number, setting in enumerate(chosen):
         what = f"{setting.candidates:,} candidates, {setting.history} behaviours, {setting.threads} threads"
         progress(what, number, len(chosen))
-        requests = _requests(subjects, wanted, setting)
+        requests = _requests(subjects, wanted, setting, REQUESTS)
         ways = {}
         for name, subject in subjects.items():
             ways[name, "plan"], ways[name, "naive"] = scoring(subject.served), scoring(subject.naive)
@@ -232,9 +246,9 @@ def scaling(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _requests(subjects: Mapping[str, Subject], wanted: Wanted, setting: Setting) -> list[Request]:
+def _requests(subjects: Mapping[str, Subject], wanted: Wanted, setting: Setting, count: int) -> list[Request]:
     some = subjects["fit"].served
-    return random_requests(some, REQUESTS, setting.candidates, setting.history, wanted.items, wanted.seed)
+    return random_requests(some, count, setting.candidates, setting.history, wanted.items, wanted.seed)
 
 
 def whole(generation: Generation) -> Callable[[Request], Ranked]:

@@ -33,6 +33,8 @@ class Product(NamedTuple):
 def fit_products(model: FIT, candidates: int, history: int) -> list[Product]:
     """What is left of FIT once everything that no request changes is computed before: every meta query, K candidates.
 
+    The products named attention are those of items that no history had before; a plan may keep what they give.
+
     Args:
         model: with meta queries, DIN's unit and LSS.
         candidates: K.
@@ -87,6 +89,7 @@ def floor(
     The products are all taken to run as fast as the fastest of those measured.
     """
     flops = sum(product.flops for product in products)
+    kept = sum(product.flops for product in products if product.name.startswith("attention"))
     by_name = {product.name: product for product in products}
     rates = {name: by_name[name].flops / float(np.median(times[name])) for name in times if name in by_name}
     gathered = candidates * generation.store.rows.nbytes // len(generation.store)
@@ -94,6 +97,7 @@ def floor(
     ceiling = max(rates.values())
     return {
         "flops": flops,
+        "flops_of_attention": kept,
         "bytes_gathered": gathered,
         "gflops_per_second": ceiling / 1e9,
         "gflops_per_second_of": {name: rate / 1e9 for name, rate in rates.items()},
@@ -101,6 +105,7 @@ def floor(
         "products_ms": 1e3 * flops / ceiling,
         "gather_ms": 1e3 * gathered / speed,
         "floor_ms": 1e3 * (flops / ceiling + gathered / speed),
+        "floor_of_met_items_ms": 1e3 * ((flops - kept) / ceiling + gathered / speed),
         "flops_of": {product.name: product.flops for product in products},
     }
 

@@ -8,7 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from prerank.bench.latency import MAIN
+from prerank.bench.latency import MAIN, WAYS
 from prerank.errors import PrerankError
 
 MARKERS = "osD^v<>ph*XP"
@@ -18,7 +18,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     """Latency and storage of every model at the main setting; without a table of models, the main row."""
     if "rows" not in result:
         lines = ["| way | p50 ms | p90 ms | p99 ms | requests/s |", "|---|---|---|---|---|"]
-        for name in ("fit", "fit_naive", "two_tower"):
+        for name in WAYS:
             lines.append(f"| {name} | {_times(result[name])} |")
         lines.append(f"| floor of fit | {result['floor_ms']:.2f} | | | |")
         lines += ["", "| ratio | |", "|---|---|"]

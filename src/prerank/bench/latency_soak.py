@@ -6,8 +6,9 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from prerank.bench.latency import MAIN, REQUESTS, Progress, environment, one_thread, whole
 from prerank.bench.latency_world import (
+    Request,
     catalogue,
     item_bytes,
     opened,
@@ -25,6 +27,7 @@ from prerank.bench.latency_world import (
     scoring,
 )
 from prerank.bench.timing import interleaved, quantiles
+from prerank.publish.generation import open_generation
 
 PARTS = 20  # of a soak, after each of which memory is read
 MODELS = ("fit", "two_tower")
@@ -89,24 +92,29 @@ def large(directory: Path, small: int, items: int, repeats: int, seed: int, prog
         progress(f"encoding {count:,} items", number, 4)
         encoded[name] = _in_new_process(_encode, directory, name, count, seed)
     progress("requests", 3, 4)
-    generations = {(model, name): opened(directory / f"{model}-{name}")[0] for model in MODELS for name in sizes}
     found: dict[str, Any] = {}
     for model in MODELS:
-        requests = {
-            name: random_requests(generations[model, name], REQUESTS, MAIN.candidates, MAIN.history, count, seed)
-            for name, count in sizes.items()
-        }
         ways: dict[str, Callable[[int], Any]] = {}
-        for name in sizes:
-            answer, some = scoring(generations[model, name]), requests[name]
-            ways[name] = lambda number, answer=answer, some=some: answer(some[number])  # type: ignore[misc]
-            for request in some:  # warm
-                answer(request)
+        for name, count in sizes.items():
+            met, requests = open_generation(directory / f"{model}-{name}", preload=True), max(repeats, REQUESTS)
+            some = random_requests(met, requests, MAIN.candidates, MAIN.history, count, seed)
+            ways[name] = partial(_answer, scoring(met), some, REQUESTS)
+            for number in range(REQUESTS):  # what comes again is warm, and so are its histories' items
+                ways[name](number)
+            ways[f"{name}, unmet"] = partial(
+                _answer, scoring(open_generation(directory / f"{model}-{name}")), some, requests
+            )
         with one_thread():
-            times = interleaved(ways, range(REQUESTS), repeats, 60.0)
-        found[model] = {name: quantiles(times[name]) for name in sizes}
-        found[model]["large/small"] = found[model]["large"]["p50_ms"] / found[model]["small"]["p50_ms"]
+            times = interleaved(ways, range(max(repeats, REQUESTS)), repeats, 60.0)
+        found[model] = {name: quantiles(seconds) for name, seconds in times.items()}
+        for kind in ("", ", unmet"):
+            ratio = found[model][f"large{kind}"]["p50_ms"] / found[model][f"small{kind}"]["p50_ms"]
+            found[model][f"large/small{kind}"] = ratio
     return {"items": sizes, "dtype": "float16", "encoded": encoded, **found, "environment": environment()}
+
+
+def _answer(way: Callable[[Request], Any], requests: Sequence[Request], different: int, number: int) -> Any:
+    return way(requests[number % different])
 
 
 def _write_catalogues(directory: Path, sizes: dict[str, int], seed: int) -> None:

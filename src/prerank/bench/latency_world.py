@@ -21,7 +21,7 @@ from prerank.publish.encode import Progress, encode_catalogue
 from prerank.publish.files import content_hash, new_generation, seal
 from prerank.publish.generation import STORE, Generation, open_generation
 from prerank.publish.item_ids import Ints
-from prerank.publish.plan.base import Floats, PlainPlan
+from prerank.publish.plan.base import Floats, Past, PlainPlan
 from prerank.publish.plan.choice import random_user
 from prerank.publish.precision import Precision
 from prerank.schema import Field, Schema
@@ -102,8 +102,8 @@ def publish(bundle: Bundle, items: pl.LazyFrame, directory: Path, dtype: Precisi
 
 
 def opened(directory: Path) -> tuple[Generation, Generation]:
-    """A generation with its serving plan, and the same one by the model's own functions (naive, eager)."""
-    served = open_generation(directory)
+    """A generation as ``prerank serve`` opens it, and the same one by the model's own functions (naive, eager)."""
+    served = open_generation(directory, preload=True)
     return served, replace(served, plan=PlainPlan(served.bundle.model))
 
 
@@ -124,17 +124,18 @@ def representation_bytes(generation: Generation) -> float:
 def random_requests(
     generation: Generation, count: int, candidates: int, history: int, items: int, seed: int
 ) -> list[Request]:
-    """Random users with random histories and random candidates."""
+    """Random users with random histories and candidates; no two histories share an item while there are enough."""
+    past = np.resize(np.random.default_rng(seed).permutation(items), (count, history))
     rng, inputs = np.random.default_rng(seed), generation.bundle.model.inputs
     names = {field.name: VALUES[f"user.{field.name}"] for field in SCHEMA.user}
     return [
         Request(
             user={name: int(rng.integers(size)) for name, size in names.items()},
             features=random_user(inputs, rng),
-            past=rng.integers(items, size=history),
+            past=past[number],
             positions=rng.integers(items, size=candidates),
         )
-        for _ in range(count)
+        for number in range(count)
     ]
 
 
@@ -147,7 +148,8 @@ def scoring(generation: Generation) -> Callable[[Request], Floats]:
         if store.behaviours is None:
             raise AssertionError("histories of the benchmark are items")
         known = np.ones(len(request.past), dtype=np.bool_)
-        return plan.logits(request.features, store.remember(request.past, known), store, request.positions)
+        past = Past(store.remember(request.past, known), request.past)
+        return plan.logits(request.features, past, store, request.positions)
 
     return answer
 
