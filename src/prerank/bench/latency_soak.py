@@ -30,6 +30,7 @@ from prerank.bench.timing import interleaved, quantiles
 from prerank.publish.generation import open_generation
 
 PARTS = 20  # of a soak, after each of which memory is read
+ASKED = 100  # requests that are there at one time
 MODELS = ("fit", "two_tower")
 
 
@@ -54,19 +55,20 @@ def soak(directory: Path, items: int, requests: int, seed: int, progress: Progre
     with one_thread():
         for part in range(PARTS):
             progress("requests", part * size, PARTS * size)
-            for number in range(size):
-                some = random_requests(served, 1, MAIN.candidates, MAIN.history, items, seed + part * size + number)
-                answer(some[0])
+            for begun in range(0, size, ASKED):
+                asked, number = min(ASKED, size - begun), part * size + begun
+                for request in random_requests(served, asked, MAIN.candidates, MAIN.history, items, seed + number):
+                    answer(request)
             memory.append(_resident())
     # the first tenth touches the store's pages and the working memory
-    begun, ended = memory[PARTS // 10], memory[-1]
+    early, late = memory[PARTS // 10], memory[-1]
     return {
         "items": items,
         "requests": PARTS * size,
         "resident_mib": [all_of_it for all_of_it, _ in memory],
         "anonymous_mib": [anonymous for _, anonymous in memory],
-        "growth_after_a_tenth_mib": ended[0] - begun[0],
-        "anonymous_growth_after_a_tenth_mib": ended[1] - begun[1],
+        "growth_after_a_tenth_mib": late[0] - early[0],
+        "anonymous_growth_after_a_tenth_mib": late[1] - early[1],
         "environment": environment(),
     }
 

@@ -178,7 +178,7 @@ class PreRanker:
             )
         best = np.argsort(-values, kind="stable")[: request.k]
         return Ranked(
-            ids=[asked.ids[place] for place in kept[best]],
+            ids=[asked.ids[place] for place in kept[best].tolist()],
             values=values[best],
             scores=scores[best],
             unknown=found.missing,
