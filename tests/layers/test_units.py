@@ -173,7 +173,11 @@ def test_auxiliary_loss_equals_the_loop(monkeypatch: pytest.MonkeyPatch) -> None
     rows = past.steps.values[packing.places]
     loss = made(interests, past.table, rows, packing)
 
+    def scaled(x: Tensor, of: Tensor) -> Tensor:
+        return (x - of.mean(0)) / (of.var(0, correction=0) + 1e-5).sqrt()
+
     def probability(h: Tensor, e: Tensor) -> Tensor:
+        h, e = scaled(h, interests), scaled(e, past.table)
         first = torch.sigmoid(made.of_interest(h) + made.of_behaviour(e))
         return torch.sigmoid(made.rest[1:](first))
 
@@ -191,8 +195,9 @@ def test_auxiliary_loss_equals_the_loop(monkeypatch: pytest.MonkeyPatch) -> None
 def test_auxiliary_negatives_are_other_behaviours_of_the_batch() -> None:
     """With two behaviours the negative is always the other one, so a network that knows them loses nothing."""
     made = NextBehaviour(1)
-    for parameter in made.parameters():
-        nn.init.zeros_(parameter)
+    for linear in (made.of_interest, made.of_behaviour, made.rest[1], made.rest[3]):
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
     with torch.no_grad():
         made.of_behaviour.weight[0] = 50.0
         last = made.rest[3]
@@ -205,6 +210,30 @@ def test_auxiliary_negatives_are_other_behaviours_of_the_batch() -> None:
     assert made(torch.zeros(40, 1), table, steps.values, packing).item() < 1e-6
     assert made(torch.zeros(40, 1), table, torch.zeros(40, dtype=torch.int64), packing).item() > 50
     assert made(torch.zeros(40, 1), table[:1], torch.zeros(40, dtype=torch.int64), packing).item() == 0
+
+
+def test_auxiliary_loss_finds_what_comes_next() -> None:
+    """Behaviours follow each other in a circle, from a random one on: there is nothing to guess."""
+    torch.manual_seed(0)
+    requests, length, width, circle = 16, 6, 8, 12
+    made = DIENUnit(width, "paper", 1.0)
+    table = nn.Parameter(torch.randn(circle, width) * 1e-4)
+    optimiser = torch.optim.Adam([table, *made.parameters()], lr=2e-3)
+    offsets, query, profile = (
+        torch.arange(requests + 1) * length,
+        torch.zeros(requests, 1, width),
+        torch.zeros(requests, 0),
+    )
+    losses = []
+    for _ in range(400):
+        rows = (torch.randint(circle, (requests, 1)) + torch.arange(length)) % circle
+        _, named = made.relaxed(query, History(table, Ragged(rows.flatten(), offsets)), profile)
+        losses.append(named["next_behaviour"])
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[0].item() == pytest.approx(2 * np.log(2), abs=0.1)
+    assert torch.stack(losses[-20:]).mean() < 0.2
 
 
 def test_auxiliary_loss_is_weighted_in_training_only() -> None:

@@ -76,11 +76,13 @@ class NextBehaviour(nn.Module):
 
     The negative is any other distinct behaviour of the batch, all equally likely. A network on [h_t, e] with hidden
     layers of 100 and 50 sigmoid units gives the logit. Its first layer is split, so that the part of e is computed
-    once for each distinct behaviour.
+    once for each distinct behaviour. BatchNorm comes first, as in the code; without it two layers of sigmoids leave
+    the loss at that of guessing for hundreds of steps. It keeps no statistics, as it is used in training only.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.interest_norm, self.behaviour_norm = (nn.BatchNorm1d(width, track_running_stats=False) for _ in range(2))
         self.of_interest = nn.Linear(width, 100)
         self.of_behaviour = nn.Linear(width, 100, bias=False)
         self.rest = nn.Sequential(nn.Sigmoid(), nn.Linear(100, 50), nn.Sigmoid(), nn.Linear(50, 1))
@@ -99,8 +101,8 @@ class NextBehaviour(nn.Module):
             return interests.sum() * 0.0
         others = torch.randint(1, len(table), positive.shape, device=positive.device)
         negative = (positive + others) % len(table)
-        of_interest = self.of_interest(interests[packing.before])
-        of_behaviour = self.of_behaviour(table)
+        of_interest = self.of_interest(self.interest_norm(interests)[packing.before])
+        of_behaviour = self.of_behaviour(self.behaviour_norm(table))
         right, wrong = (self.rest(of_interest + take_rows(of_behaviour, row)) for row in (positive, negative))
         loss: Tensor = F.softplus(-right).mean() + F.softplus(wrong).mean()
         return loss
