@@ -205,6 +205,17 @@ def test_ties_keep_the_order_of_the_candidates(ranker: PreRanker) -> None:
     assert ranker.rank(USER, ids, ranking="bid", columns={"bid": [1, 2, 1, 2, 1]}).ids == [100, 107, 128, 121, 114]
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 24, 25, 100, 200])
+def test_the_best_of_many_are_the_first_of_all_in_order(ranker: PreRanker, k: int) -> None:
+    """Values with ties at every k, of more candidates than four times most of them."""
+    rng = np.random.default_rng(k)
+    ids = (100 + 7 * rng.permutation(ITEMS)).tolist()
+    for values in (rng.integers(3, size=ITEMS), rng.integers(ITEMS, size=ITEMS), np.zeros(ITEMS)):
+        answer = ranker.rank(USER, ids, k, "bid", columns={"bid": values.astype(np.float64)})
+        order = sorted(range(ITEMS), key=lambda place: (-values[place], place))
+        assert answer.ids == [ids[place] for place in order[:k]]
+
+
 def test_no_candidates(ranker: PreRanker) -> None:
     nothing: list[Any] = [[], np.array([], dtype=np.int64), [5, "x", "x"]]
     for candidates in nothing:

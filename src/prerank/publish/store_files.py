@@ -144,8 +144,8 @@ def read_facts(directory: Path) -> Mapping[str, Any]:
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """A read-only memory map of an .npy file."""
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    """A read-only memory map of an .npy file, as a plain array: each operation on the subclass memmap takes longer."""
+    array: NDArray[Any] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     return array
 
 

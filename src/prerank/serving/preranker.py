@@ -176,7 +176,7 @@ class PreRanker:
             raise RequestError(
                 f"ranking {request.ranking!r}: gives {values[place]} for candidate {asked.ids[kept[place]]!r}"
             )
-        best = np.argsort(-values, kind="stable")[: request.k]
+        best = _best(values, len(values) if request.k is None else request.k)
         return Ranked(
             ids=[asked.ids[place] for place in kept[best].tolist()],
             values=values[best],
@@ -203,8 +203,20 @@ class PreRanker:
 def _first_of_each(positions: Ints, known: NDArray[np.bool_]) -> Ints:
     """The places of known candidates without repetitions, in their order."""
     places = np.flatnonzero(known)
+    ordered = np.sort(positions[places])
+    if (ordered[1:] != ordered[:-1]).all():  # as a rule, and known sooner than which ones are the first
+        return places
     _, first = np.unique(positions[places], return_index=True)
     return places[np.sort(first)]
+
+
+def _best(values: NDArray[np.float64], k: int) -> Ints:
+    """The places of the k largest values, the largest first; equal ones in their order."""
+    places = np.arange(len(values))
+    if k < len(values) // 4:  # only those that reach the k-th are sorted
+        places = np.flatnonzero(values >= np.partition(values, -k)[-k])
+    best: Ints = places[np.argsort(-values[places], kind="stable")][:k]
+    return best
 
 
 def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

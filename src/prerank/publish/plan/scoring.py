@@ -44,7 +44,7 @@ class HeadScores:
         rows, places = store.floats(positions)
         similarities = np.empty((self.user_heads * self.item_heads, len(positions)), dtype=np.float32)
         kernels.similarities(users, choices, rows, places, self.user_heads, self.item_heads, similarities)
-        of_each = np.split(similarities, len(self.joins))
+        of_each = similarities.reshape(len(self.joins), len(similarities) // len(self.joins), -1)
         logits = self.joins[0](of_each[0])
         for join, part in zip(self.joins[1:], of_each[1:], strict=True):
             logits += join(part)
