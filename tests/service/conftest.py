@@ -119,7 +119,7 @@ class Running:
     def wait_for(self, generation: str | None = None) -> None:
         """Until it is ready, and serves that generation."""
         connection = self.connect()
-        for _ in range(600):
+        for _ in range(2400):  # a minute or two, where others compile at the same time
             answer = self.call("GET", "/healthz/ready", connection=connection)
             if answer.status == 200 and generation in (None, answer.json["generation"]):
                 connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from prerank.bench.latency_report import draw, markdown
 from prerank.bench.latency_soak import large as measure_large
 from prerank.bench.latency_soak import soak as measure_soak
 from prerank.bench.precision import precision as measure_precision
+from prerank.bench.service_soak import service_soak
 from prerank.bench.store import store_bench
 from prerank.bench.update_soak import update_soak
 from prerank.cli import console
@@ -64,6 +66,25 @@ def updates(
     for name, value in result.items():
         table.add_row(name.replace("_", " "), f"{value:,}")
     console.out.print(table)
+    console.write_json(json_file, result)
+
+
+@bench.command("service")
+def service(
+    swaps: Annotated[int, typer.Option("--swaps", min=1, help="changes of generation under load")] = 50,
+    bad: Annotated[int, typer.Option("--bad", min=0, help="damaged generations in between")] = 20,
+    steady: Annotated[float, typer.Option("--steady", min=0, help="seconds of load before")] = 5,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    json_file: Json = None,
+) -> None:
+    """Change the generation of a service under load: no request may fail or get an answer of two generations.
+
+    Example: prerank bench service --swaps 50 --bad 20 --json results/service_soak.json
+    """
+    with tempfile.TemporaryDirectory() as directory, console.err.status(f"{swaps} swaps"):
+        result = service_soak(Path(directory), swaps, bad, steady, seed)
+    for name, value in result.items():
+        console.out.print(f"{name.replace('_', ' ')}: {json.dumps(value)}", markup=False)
     console.write_json(json_file, result)
 
 

@@ -59,7 +59,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=int(config.keep_alive_seconds),
+                timeout_keep_alive=config.keep_alive_seconds,
                 timeout_graceful_shutdown=config.grace_seconds,
             )
         )

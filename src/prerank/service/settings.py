@@ -40,13 +40,13 @@ class ServiceConfig(Strict):
         "prerank"
     )
     token_file: Annotated[Path | None, Field(description="holds the bearer token")] = None
-    threads: Annotated[int, Field(ge=1, description="that score, one request each")] = os.cpu_count() or 1
+    threads: Annotated[int, Field(ge=1, description="that score, one request each")] = len(os.sched_getaffinity(0))
     queue: Annotated[int, Field(ge=0, description="requests that may wait for a thread")] = 64
     deadline_ms: Annotated[Seconds, Field(description="of a request that names none")] = 1000
     longest_deadline_ms: Seconds = 60_000
     connections: Count = 1000
     buffer_bytes: Annotated[int, Field(ge=1, description="of all bodies that are arriving")] = 256 << 20
-    keep_alive_seconds: Seconds = 75
+    keep_alive_seconds: Count = 75
     preload: Annotated[bool, Field(description="read the whole item store before serving it")] = True
     watch_seconds: Annotated[Seconds, Field(description="between looks for a new generation")] = 1
     drain_seconds: Annotated[float, Field(ge=0, description="from SIGTERM, not ready, to no new connections")] = 1

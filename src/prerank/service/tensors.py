@@ -23,6 +23,7 @@ TYPES: dict[str, np.dtype[Any]] = {
 }
 BYTES = "BYTES"
 SIZE = "binary_data_size"
+_LENGTH = struct.Struct("<I").unpack_from
 ELEMENTS = {"b": list[bool], "i": list[int], "u": list[int], "f": list[float]}
 
 
@@ -92,7 +93,7 @@ def to_bytes(tensor: Tensor) -> bytes:
     if not isinstance(tensor.values, list):
         return tensor.values.astype(TYPES[tensor.datatype]).tobytes()
     texts = [text.encode() for text in tensor.values]
-    return b"".join(part for text in texts for part in (struct.pack("<I", len(text)), text))
+    return b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
 
 
 def _count(shape: Sequence[int], place: str) -> int:
@@ -133,16 +134,15 @@ def _from_bytes(data: memoryview, datatype: str, place: str) -> NDArray[Any] | l
 
 def _texts(data: memoryview, place: str) -> list[str]:
     """Texts, each behind its length in four bytes."""
-    texts: list[str] = []
-    at, end = 0, len(data)
+    raw, texts = bytes(data), list[str]()
+    at, end = 0, len(raw)
     while at < end:
         begin = at + 4
-        length = int.from_bytes(data[at:begin], "little")
-        at = begin + length
-        if begin > end or at > end:
+        at = begin + (_LENGTH(raw, at)[0] if begin <= end else 0)
+        if at > end:
             raise bad_request(f"{place}: value {len(texts)} goes beyond {SIZE}")
         try:
-            texts.append(str(data[begin:at], "utf-8"))
+            texts.append(raw[begin:at].decode())
         except UnicodeDecodeError:
             raise bad_request(f"{place}: value {len(texts)} is not UTF-8") from None
     return texts
