@@ -91,6 +91,14 @@ def with_records(raw: RawLog) -> RawLog:
     return replace(raw, schema=schema, records=views.select("user", "time", "category"))
 
 
+def with_pairs(raw: RawLog) -> RawLog:
+    """Counts of the history, which ends before the event, and a number that says nothing."""
+    pair = [{"name": "same", "match": "category"}, {"name": "noise", "kind": "numeric", "numeric": "autodis"}]
+    schema = Schema.model_validate({**raw.schema.model_dump(), "pair": pair})
+    noise = np.random.default_rng(1).normal(size=raw.events.height)
+    return replace(raw, schema=schema, events=raw.events.with_columns(noise=noise))
+
+
 LAST_DAY = [f"test_size={10 * 3600}"]
 RECIPES: dict[str, Callable[[], Dataset]] = {
     "din": lambda: build(log(2000, 12), preset("din", ["test_size=5"])),
@@ -140,6 +148,11 @@ def test_nothing_is_found_in_coin_flips(recipe: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_no_model_finds_anything_in_random_labels(model: str, tmp_path: Path) -> None:
     assert auc_after_training(model, RECIPES["impressions"](), tmp_path) == pytest.approx(0.5, abs=0.02)
+
+
+def test_pair_features_find_nothing_in_coin_flips(tmp_path: Path) -> None:
+    dataset = build(with_pairs(with_clicks_as_history(log(2000, 20))), preset("taobao", LAST_DAY))
+    assert auc_after_training("wide_deep", dataset, tmp_path) == pytest.approx(0.5, abs=0.02)
 
 
 def with_label_as_context(raw: RawLog) -> RawLog:

@@ -71,6 +71,21 @@ def test_what_is_written_can_be_read_again() -> None:
             {"item": ["film", {"name": "price", "kind": "numeric", "min_count": 3}]},
             "field 'price': min_count is read with kind categorical or multi only",
         ),
+        ({"pair": [{"name": "n", "match": "age"}]}, "pair field 'n': match 'age' is not a history field: genres, film"),
+        (
+            {"pair": [{"name": "n", "match": "film", "kind": "multi"}]},
+            "pair field 'n': match gives a number, so its kind is numeric",
+        ),
+        ({"context": ["n"], "pair": ["n"]}, "field 'n' is declared twice for context and pair"),
+        ({"pair": [{"name": "n", "matches": "film"}]}, "pair.0.matches: unknown key; did you mean 'match'?"),
+        (
+            {
+                "item": ["film", {"name": "price", "kind": "numeric"}],
+                "history": ["film", "price"],
+                "pair": [{"name": "n", "match": "price"}],
+            },
+            "pair field 'n': match 'price' is numeric; categories can match",
+        ),
         ({"user": "user"}, "user: input should be a valid tuple (got 'user')"),
         ({"user": []}, "user and item need at least one field each"),
         ({"item": []}, "user and item need at least one field each"),

@@ -10,7 +10,7 @@ L history length, N meta queries, H heads, P head width, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -95,6 +95,22 @@ class Features:
         return type(self)(columns, self.rows)
 
 
+def joined(parts: Sequence[Features]) -> Features:
+    """The rows of all parts, one part after the other."""
+    columns: dict[str, Tensor | Ragged] = {}
+    for name, first in parts[0].columns.items():
+        pieces = [part.columns[name] for part in parts]
+        values = torch.cat([piece.values if isinstance(piece, Ragged) else piece for piece in pieces])
+        if isinstance(first, Ragged):
+            lengths = torch.cat(
+                [torch.zeros(1, dtype=torch.int64), *(p.lengths for p in pieces if isinstance(p, Ragged))]
+            )
+            columns[name] = Ragged(values, lengths.cumsum(0))
+        else:
+            columns[name] = values
+    return Features(columns, sum(part.rows for part in parts))
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """B behaviour histories, oldest first, as a model's user side reads them.
@@ -121,6 +137,7 @@ class Batch:
         history: B ragged lists of row numbers of ``behaviours``, oldest first.
         items: B * C rows of item fields, the candidates of the first request first.
         labels: (B, C) float32, 1 for positive.
+        pairs: B * C rows of pair fields, in the order of ``items``; None where the data has none.
     """
 
     user: Features
@@ -128,6 +145,7 @@ class Batch:
     history: Ragged
     items: Features
     labels: Tensor
+    pairs: Features | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same batch on ``device``."""
@@ -141,4 +159,5 @@ class Batch:
             self.history.map(move),
             self.items.map(move),
             move(self.labels),
+            None if self.pairs is None else self.pairs.map(move),
         )

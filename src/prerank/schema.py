@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import field as attribute
 from typing import Any, Literal, Self
 
 from pydantic import Field as Default
@@ -47,8 +48,31 @@ class Field(Strict):
         return self
 
 
+class PairField(Field):
+    """A column known of a user and a candidate together, once a request comes.
+
+    Without ``match`` its values come with the events, and with a request. With ``match`` it is a number: how many of
+    the behaviours in the visible history share the candidate's value of that history field.
+    """
+
+    match: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_are_numbers(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("match") is not None:
+            return {"kind": "numeric", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _matches_are_counted(self) -> Self:
+        if self.match is not None and self.kind != "numeric":
+            raise ValueError(f"pair field {self.name!r}: match gives a number, so its kind is numeric")
+        return self
+
+
 class Schema(Strict):
-    """The columns of the three tables and of the behaviour history.
+    """The columns of the three tables, of the behaviour history, and of pairs of user and candidate.
 
     A bare name in a list stands for a categorical field. ``history`` names item fields: every past item is
     seen through them, with the same vocabularies and embedding tables as the candidate (DIN; FIT sec. 4.1).
@@ -61,11 +85,12 @@ class Schema(Strict):
     user: tuple[Field, ...]
     item: tuple[Field, ...]
     context: tuple[Field, ...] = ()
+    pair: tuple[PairField, ...] = ()
     history: tuple[str, ...] = ()
     history_of: Literal["items", "records"] = "items"
     title: str | None = Default(default=None, description="item column shown to people; no tower reads it")
 
-    @field_validator("user", "item", "context", mode="before")
+    @field_validator("user", "item", "context", "pair", mode="before")
     @classmethod
     def _bare_names(cls, fields: Any) -> Any:
         if not isinstance(fields, list | tuple):
@@ -80,6 +105,7 @@ class Schema(Strict):
             "user and context": [field.name for field in self.user + self.context],
             "item": [field.name for field in self.item],
             "history": list(self.history),
+            "context and pair": [field.name for field in (*self.context, *self.pair)],
         }
         for side, names in declared.items():
             twice = next((name for name in names if names.count(name) > 1), None)
@@ -91,7 +117,23 @@ class Schema(Strict):
             raise ValueError(f"history field {unknown!r} is not an item field; item fields: {', '.join(items)}")
         if not self.history:
             raise ValueError("history needs at least one item field, for example the item id")
+        for pair in self.matched_pairs:
+            if pair.match not in self.history:
+                past = ", ".join(self.history)
+                raise ValueError(f"pair field {pair.name!r}: match {pair.match!r} is not a history field: {past}")
+            if next(field for field in self.item if field.name == pair.match).kind == "numeric":
+                raise ValueError(f"pair field {pair.name!r}: match {pair.match!r} is numeric; categories can match")
         return self
+
+    @property
+    def given_pairs(self) -> tuple[PairField, ...]:
+        """The pair fields whose values come with events and requests."""
+        return tuple(field for field in self.pair if field.match is None)
+
+    @property
+    def matched_pairs(self) -> tuple[PairField, ...]:
+        """The pair fields that are counted from the history."""
+        return tuple(field for field in self.pair if field.match is not None)
 
     @property
     def history_fields(self) -> tuple[Field, ...]:
@@ -127,6 +169,7 @@ class Inputs:
         history: the item fields that a past item is seen through.
         user_id, item_id: the names of the ids, which need not be among the fields.
         history_length: behaviours that a history holds at most.
+        pair: pair field names with what their columns hold.
     """
 
     user: Mapping[str, Values]
@@ -135,10 +178,12 @@ class Inputs:
     user_id: str
     item_id: str
     history_length: int
+    pair: Mapping[str, Values] = attribute(default_factory=dict)
 
     def only(self, fields: Collection[str]) -> Inputs:
-        """The same data seen through the named fields: ``user.x`` (context included), ``item.x``, ``history.x``.
+        """The same data seen through the named fields.
 
+        They are ``user.x``, context included, ``history.x``, ``item.x`` and ``pair.x``; of the last none has to stay.
         A history field is an item field whose table it shares, so it needs that one.
 
         Raises:
@@ -147,12 +192,9 @@ class Inputs:
         unknown = next((name for name in fields if name not in self.names), None)
         if unknown is not None:
             raise ConfigError(f"model.fields: {unknown!r} is not a field; fields: {', '.join(self.names)}")
-        kept = {
-            side: [name for name in names if f"{side}.{name}" in fields]
-            for side, names in (("user", self.user), ("item", self.item), ("history", self.history))
-        }
+        kept = {side: [name for name in names if f"{side}.{name}" in fields] for side, names in self._sides}
         for side, names in kept.items():
-            if not names:
+            if not names and side != "pair":
                 raise ConfigError(f"model.fields: none of {side} is left; at least one has to stay")
         alone = next((name for name in kept["history"] if name not in kept["item"]), None)
         if alone is not None:
@@ -162,10 +204,14 @@ class Inputs:
             user={name: self.user[name] for name in kept["user"]},
             item={name: self.item[name] for name in kept["item"]},
             history=tuple(kept["history"]),
+            pair={name: self.pair[name] for name in kept["pair"]},
         )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All fields, those of user and context, history and item, with their side before the name."""
-        sides = (("user", self.user), ("history", self.history), ("item", self.item))
-        return tuple(f"{side}.{name}" for side, names in sides for name in names)
+        """All fields, those of user and context, history, item and pair, with their side before the name."""
+        return tuple(f"{side}.{name}" for side, names in self._sides for name in names)
+
+    @property
+    def _sides(self) -> tuple[tuple[str, Collection[str]], ...]:
+        return ("user", self.user), ("history", self.history), ("item", self.item), ("pair", self.pair)

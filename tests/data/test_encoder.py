@@ -67,7 +67,7 @@ def dataset() -> Dataset:
     assert train.context is not None
     assert valid.context is not None
     names = ("users", "ends", "items", "labels", "times")
-    joined = {name: np.concatenate([getattr(train, name), getattr(valid, name)]) for name in names}
+    joined: dict[str, Any] = {name: np.concatenate([getattr(train, name), getattr(valid, name)]) for name in names}
     everything = Rows(**joined, context=pl.concat([train.context, valid.context]))
     return replace(made, parts={**made.parts, "train": everything})
 

@@ -37,6 +37,8 @@ def as_tensors(request: dict[str, Any]) -> dict[str, Any]:
         inputs += [tensor(f"{side}.{name}", [value]) for name, value in rest.pop(side, {}).items()]
     for name, values in rest.pop("columns", {}).items():
         inputs.append(tensor(f"columns.{name}", [float(value) for value in values], "FP64"))
+    for name, values in rest.pop("pairs", {}).items():
+        inputs.append(tensor(f"pairs.{name}", values))
     return {"inputs": inputs, "parameters": rest}
 
 

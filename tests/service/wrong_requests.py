@@ -22,6 +22,9 @@ ANY_FORM: dict[str, tuple[dict[str, Any], str]] = {
     "second column": ({"columns": {"bid": [1.0] * 4, "other": [1.0]}}, "columns.other"),
     "column score": ({"columns": {"score": [1.0] * 4}}, "columns.score"),
     "column probability": ({"columns": {"probability": [1.0] * 4}}, "columns.probability"),
+    "pair field": ({"columns": {}, "pairs": {"gap": [1.0] * 4}}, "pairs.gap"),
+    "short pair field": ({"columns": {}, "pairs": {"gap": [1.0]}}, "pairs.gap"),
+    "many pair fields": ({"columns": {}, "pairs": {f"p{number}": [1.0] * 4 for number in range(33)}}, "pairs"),
     "k zero": ({"k": 0}, "k"),
     "k negative": ({"k": -1}, "k"),
     "k text": ({"k": "3"}, "k"),
@@ -107,6 +110,8 @@ NATIVE: dict[str, tuple[Any, str]] = {
     "a text in a column": ({**GOOD, "columns": {"a": [1, 1, 1, 1], "bid": [1, 1, "1", 1]}}, "columns.bid[2]"),
     "true in a column": ({**GOOD, "columns": {"bid": [True, 1, 1, 1]}}, "columns.bid[0]"),
     "a list in a column": ({**GOOD, "columns": {"bid": [[1, 1, 1, 1]]}}, "columns.bid[0]"),
+    "a number for a pair field": ({**GOOD, "pairs": {"a": [1], "gap": 1}}, "pairs.gap"),
+    "a list for pairs": ({**GOOD, "pairs": [1, 2]}, "pairs"),
     "infinity in a column": (b'{"candidates": [1], "columns": {"bid": [1e999]}}', "columns"),
 }
 """Bodies of /v1/rank."""

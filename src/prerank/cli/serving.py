@@ -63,19 +63,22 @@ def rank(
     history: Annotated[str, typer.Option("--history", help="JSON list of past items, oldest first, or @FILE")] = "[]",
     context: Annotated[str, typer.Option("--context", help="JSON of context fields, or @FILE")] = "{}",
     columns: Annotated[str, typer.Option("--columns", help="JSON of lists, one value a candidate, or @FILE")] = "{}",
+    pairs: Annotated[str, typer.Option("--pairs", help="JSON of lists of pair fields' values, or @FILE")] = "{}",
     k: Annotated[int | None, typer.Option("-k", help="how many to return")] = None,
     ranking: Annotated[str, typer.Option("--ranking", help="score, probability, ecpm, or a formula")] = "score",
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the answer to this file")] = None,
 ) -> None:
     """Rank candidates for one user, or for many, raw values in, ids and scores out.
 
-    A line of --requests holds user and candidates, and as needed history, context, columns, k, ranking and unknown.
+    A line of --requests holds user and candidates, and as needed history, context, columns, pairs, k,
+    ranking and unknown.
 
     Example: prerank rank published --user '{"user_id": 1}' --history '[50, 181]' --candidates ids.txt -k 10
     """
     if requests is not None:
         singles = {"--user": user, "--candidates": candidates, "-k": k, "--json": json_file}
         texts = {"--history": (history, "[]"), "--context": (context, "{}"), "--columns": (columns, "{}")}
+        texts["--pairs"] = (pairs, "{}")
         changed = [option for option, value in singles.items() if value is not None]
         changed += [option for option, (value, usual) in texts.items() if value != usual]
         if changed or ranking != "score":
@@ -93,6 +96,7 @@ def rank(
         history=_json("--history", history, list),
         columns=_json("--columns", columns, dict),
         context=_json("--context", context, dict),
+        pairs=_json("--pairs", pairs, dict),
     )
     titles = ranker.titles(answer.ids)
     table = console.plain_table("place", "item", "title", ranking, "score")

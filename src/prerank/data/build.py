@@ -31,6 +31,7 @@ class Events:
     ends: Ints
     labels: NDArray[np.uint8] | None
     context: pl.DataFrame | None
+    pairs: pl.DataFrame | None = None
 
 
 def build(raw: RawLog, protocol: Protocol) -> Dataset:
@@ -92,7 +93,8 @@ def _make_parts(raw: RawLog, protocol: Protocol) -> tuple[pl.DataFrame, Timeline
         timelines = _timelines(owners, entries, moments, raw.users.height)
         ends = _ends_by_time(timelines, users, times)
     context = log.select(field.name for field in raw.schema.context) if raw.schema.context else None
-    rows, test = make_rows(Events(users, items, times, ends, _labels(log, protocol), context), protocol)
+    pairs = log.select(field.name for field in raw.schema.given_pairs) if raw.schema.given_pairs else None
+    rows, test = make_rows(Events(users, items, times, ends, _labels(log, protocol), context, pairs), protocol)
     kept = _requested(rows, timelines, protocol)
     train = np.flatnonzero(kept & ~test)
     valid = choose_validation(rows.users[train], rows.times[train], protocol)
@@ -156,4 +158,5 @@ def _sampler(users: Rowids, items: Rowids, protocol: Protocol) -> NegativeSample
 
 def _rows(events: Events, chosen: Ints | slice, candidates: Rowids, labels: NDArray[np.uint8]) -> Rows:
     context = events.context[chosen] if events.context is not None else None
-    return Rows(events.users[chosen], events.ends[chosen], candidates, labels, events.times[chosen], context)
+    pairs = events.pairs[chosen] if events.pairs is not None else None
+    return Rows(events.users[chosen], events.ends[chosen], candidates, labels, events.times[chosen], context, pairs)

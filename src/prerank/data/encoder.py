@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from prerank.batch import Features, Ragged
 from prerank.data.log import Dataset
+from prerank.data.matches import count_matches
 from prerank.data.numbers import Buckets, Numbers, fit_numbers, restore_numbers
+from prerank.data.raw_values import column_numbers, column_of, listed, number, single
 from prerank.data.vocabulary import UNKNOWN, Vocabulary, text, texts
-from prerank.errors import ArtefactError, DataError, RequestError
+from prerank.errors import ArtefactError, RequestError
 from prerank.schema import AutoDis, Field, Inputs, Scaled, Schema, Values
 
-Side = Literal["user", "context", "item", "history"]
+Side = Literal["user", "context", "item", "history", "match", "pair"]
 Coder = Vocabulary | Numbers
+SAMPLE = 20_000  # training requests that counted pair features are fitted on
 CHUNK = 1_000_000  # values that are Python objects at one time
 
 
@@ -34,7 +37,7 @@ class Encoder:
         Args:
             schema: the fields.
             history: behaviours kept, the most recent ones.
-            coders: one for each ``side.field`` of user, context and item.
+            coders: one for each ``side.field`` of user, context, item and pair.
         """
         self.schema = schema
         self.history = history
@@ -50,17 +53,25 @@ class Encoder:
         schema = dataset.schema
         coders: dict[str, Coder] = {}
         for field in schema.user:
-            coders[f"user.{field.name}"] = _fit(field, [(_column(dataset.users, field, "user"), visited)])
+            coders[f"user.{field.name}"] = _fit(field, [(column_of(dataset.users, field, "user"), visited)])
         for field in schema.context:
             assert train.context is not None
             everywhere = np.ones(len(train), dtype=np.int64)
-            coders[f"context.{field.name}"] = _fit(field, [(_column(train.context, field, "context"), everywhere)])
+            coders[f"context.{field.name}"] = _fit(field, [(column_of(train.context, field, "context"), everywhere)])
         for field in schema.item:
-            seen = [(_column(dataset.items, field, "item"), offered)]
+            seen = [(column_of(dataset.items, field, "item"), offered)]
             if field.name in schema.history:
-                seen.append((_column(dataset.behaviours, field, "history"), remembered))
+                seen.append((column_of(dataset.behaviours, field, "history"), remembered))
             coders[f"item.{field.name}"] = _fit(field, seen)
-        return cls(schema, dataset.protocol.history, coders)
+        for pair in schema.given_pairs:
+            assert train.pairs is not None
+            everywhere = np.ones(train.pairs.height, dtype=np.int64)
+            coders[f"pair.{pair.name}"] = _fit(pair, [(column_of(train.pairs, pair, "pair"), everywhere)])
+        encoder = cls(schema, dataset.protocol.history, coders)
+        for name, counts in encoder._training_matches(dataset).items():
+            field = next(pair for pair in schema.pair if pair.name == name)
+            encoder.coders[f"pair.{name}"] = _fit(field, [(pl.Series(counts.numpy()), np.ones(len(counts), np.int64))])
+        return encoder
 
     @property
     def inputs(self) -> Inputs:
@@ -73,13 +84,25 @@ class Encoder:
             user_id=self.schema.user_id,
             item_id=self.schema.item_id,
             history_length=self.history,
+            pair={f.name: self._values("pair", f) for f in self.schema.pair},
         )
+
+    @property
+    def match_fields(self) -> tuple[Field, ...]:
+        """The history fields that pair features count matches of."""
+        names = {pair.match for pair in self.schema.matched_pairs}
+        return tuple(field for field in self.schema.history_fields if field.name in names)
 
     def fields(self, side: Side) -> tuple[Field, ...]:
         """The fields of one side, in the order of the schema."""
-        if side == "history":
-            return self.schema.history_fields
-        return {"user": self.schema.user, "context": self.schema.context, "item": self.schema.item}[side]
+        return {
+            "user": self.schema.user,
+            "context": self.schema.context,
+            "item": self.schema.item,
+            "history": self.schema.history_fields,
+            "match": self.match_fields,
+            "pair": self.schema.given_pairs,
+        }[side]
 
     def encode(self, side: Side, table: pl.DataFrame) -> Features:
         """Encode every row of a table.
@@ -88,7 +111,7 @@ class Encoder:
             DataError: a column is missing or its type does not fit the field's kind.
         """
         columns = {
-            field.name: self._encode_column(side, field, _column(table, field, side)) for field in self.fields(side)
+            field.name: self._encode_column(side, field, column_of(table, field, side)) for field in self.fields(side)
         }
         return Features(columns, table.height)
 
@@ -110,6 +133,38 @@ class Encoder:
         }
         return Features(columns, len(rows))
 
+    def encode_pairs(self, columns: Mapping[str, Sequence[Any]], count: int) -> Features:
+        """Encode the pair features that come with a request, (count,) values of each; a missing field is unknown.
+
+        Raises:
+            RequestError: a field that is none or that is counted from the history, or a value of the wrong kind.
+        """
+        fields = {field.name: field for field in self.schema.given_pairs}
+        for name in columns:
+            if any(field.name == name for field in self.schema.matched_pairs):
+                raise RequestError(f"pairs.{name}: is counted from the history, it is not given")
+            if name not in fields:
+                raise RequestError(f"pairs.{name}: unknown field; fields: {', '.join(sorted(fields)) or 'none'}")
+        empty = [None] * count
+        return Features(
+            {name: self._encode_list("pair", field, columns.get(name, empty)) for name, field in fields.items()}, count
+        )
+
+    def matches(self, past: Features, steps: Ragged, items: Features) -> Features:
+        """The pair features that are counted from histories.
+
+        Args:
+            past: M behaviours, with at least the matched fields.
+            steps: B histories as row numbers of ``past``, no longer than ``history``.
+            items: B * C candidates, likewise.
+        """
+        columns: dict[str, torch.Tensor | Ragged] = {}
+        for name, counts in self._counts(past, steps, items).items():
+            coder = self.coders[f"pair.{name}"]
+            assert not isinstance(coder, Vocabulary)
+            columns[name] = torch.from_numpy(coder.encode(counts.double().numpy()))
+        return Features(columns, items.rows)
+
     def state(self) -> tuple[pl.DataFrame, dict[str, list[float]]]:
         """The vocabularies as a table (field, value) in id order, and the fitted numbers of numeric fields."""
         vocabularies = {name: coder for name, coder in self.coders.items() if isinstance(coder, Vocabulary)}
@@ -127,7 +182,12 @@ class Encoder:
         """
         values = {str(key[0]): group["value"].to_list() for key, group in table.group_by("field", maintain_order=True)}
         coders: dict[str, Coder] = {}
-        for side, fields in (("user", schema.user), ("context", schema.context), ("item", schema.item)):
+        for side, fields in (
+            ("user", schema.user),
+            ("context", schema.context),
+            ("item", schema.item),
+            ("pair", schema.pair),
+        ):
             for field in fields:
                 name = f"{side}.{field.name}"
                 if field.kind != "numeric":
@@ -138,8 +198,26 @@ class Encoder:
                     raise ArtefactError(f"encoder: numeric field {name} has no fitted numbers")
         return cls(schema, history, coders)
 
+    def _counts(self, past: Features, steps: Ragged, items: Features) -> dict[str, torch.Tensor]:
+        return {
+            pair.name: count_matches(past.columns[pair.match], steps, items.columns[pair.match])
+            for pair in self.schema.matched_pairs
+            if pair.match is not None
+        }
+
+    def _training_matches(self, dataset: Dataset) -> dict[str, torch.Tensor]:
+        """The counts of an even sample of the training requests."""
+        if not self.schema.matched_pairs:
+            return {}
+        train = dataset.parts["train"]
+        rows = np.unique(np.linspace(0, len(train) - 1, SAMPLE).astype(np.int64))
+        entries, lengths = dataset.timelines.windows(train.users[rows], train.ends[rows], self.history)
+        past, items = self.encode("match", dataset.behaviours), self.encode("match", dataset.items)
+        offered = torch.from_numpy(train.items[rows].ravel().astype(np.int64))
+        return self._counts(past, Ragged(torch.from_numpy(entries), _offsets(lengths)), items.take(offered))
+
     def _coder(self, side: Side, field: Field) -> Coder:
-        return self.coders[f"{'item' if side == 'history' else side}.{field.name}"]
+        return self.coders[f"{'item' if side in ('history', 'match') else side}.{field.name}"]
 
     def _values(self, side: Side, field: Field) -> Values:
         coder = self._coder(side, field)
@@ -150,7 +228,7 @@ class Encoder:
     def _encode_column(self, side: Side, field: Field, column: pl.Series) -> torch.Tensor | Ragged:
         coder = self._coder(side, field)
         if not isinstance(coder, Vocabulary):
-            return torch.from_numpy(coder.encode(_numbers(column)))
+            return torch.from_numpy(coder.encode(column_numbers(column)))
         if field.kind == "multi":
             lengths = column.list.len().fill_null(0).to_numpy().astype(np.int64)
             flat = texts(column.filter(lengths > 0)).explode(empty_as_null=True)
@@ -160,16 +238,16 @@ class Encoder:
     def _encode_list(self, side: Side, field: Field, values: Sequence[Any]) -> torch.Tensor | Ragged:
         coder, place = self._coder(side, field), f"{side}.{field.name}"
         if not isinstance(coder, Vocabulary):
-            numbers = np.array([_number(value, place) for value in values], dtype=np.float64)
+            numbers = np.array([number(value, place) for value in values], dtype=np.float64)
             return torch.from_numpy(coder.encode(numbers))
         if field.kind == "multi":
-            lists = [_list(value, place) for value in values]
-            flat = [text(_single(value, place)) for row in lists for value in row]
+            lists = [listed(value, place) for value in values]
+            flat = [text(single(value, place)) for row in lists for value in row]
             return Ragged(
                 torch.from_numpy(coder.ids(flat, len(flat))),
                 _offsets(np.array([len(row) for row in lists], dtype=np.int64)),
             )
-        return torch.from_numpy(coder.ids([text(_single(value, place)) for value in values], len(values)))
+        return torch.from_numpy(coder.ids([text(single(value, place)) for value in values], len(values)))
 
 
 def unknown_share(features: Features, counts: NDArray[np.int64]) -> dict[str, float]:
@@ -196,27 +274,10 @@ def _visible_behaviours(dataset: Dataset) -> NDArray[np.int64]:
 
 def _fit(field: Field, seen: Sequence[tuple[pl.Series, NDArray[np.int64]]]) -> Coder:
     if field.kind == "numeric":
-        numbers = np.concatenate([_numbers(values) for values, _ in seen])
+        numbers = np.concatenate([column_numbers(values) for values, _ in seen])
         return fit_numbers(field, pl.Series(numbers), np.concatenate([counts for _, counts in seen]))
     values = pl.concat([texts(values).rename("value") for values, _ in seen])
     return Vocabulary.fit(values, np.concatenate([counts for _, counts in seen]), field.min_count)
-
-
-def _column(table: pl.DataFrame, field: Field, side: str) -> pl.Series:
-    if field.name not in table.columns:
-        raise DataError(f"{side} table: column {field.name!r} is missing; columns: {', '.join(table.columns)}")
-    column = table[field.name]
-    if (field.kind == "multi") != isinstance(column.dtype, pl.List):
-        expected = "lists" if field.kind == "multi" else "single values"
-        raise DataError(f"{side} table: column {field.name!r} is {column.dtype}, kind {field.kind} needs {expected}")
-    if field.kind == "numeric" and not (column.dtype.is_numeric() or column.dtype == pl.Null):
-        raise DataError(f"{side} table: column {field.name!r} is {column.dtype}, kind numeric needs numbers")
-    return column
-
-
-def _numbers(column: pl.Series) -> NDArray[np.float64]:
-    """As floats, NaN where missing."""
-    return column.cast(pl.Float64).to_numpy()
 
 
 def _ids(vocabulary: Vocabulary, column: pl.Series) -> NDArray[np.int64]:
@@ -227,28 +288,3 @@ def _ids(vocabulary: Vocabulary, column: pl.Series) -> NDArray[np.int64]:
 
 def _offsets(lengths: NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]))
-
-
-def _number(value: Any, place: str) -> float:
-    if value is None:
-        return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise RequestError(f"{place}: expected a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise RequestError(f"{place}: the number is too large") from None
-
-
-def _list(value: Any, place: str) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple):
-        raise RequestError(f"{place}: expected a list of values, got {value!r}")
-    return value
-
-
-def _single(value: Any, place: str) -> Any:
-    if value is not None and not isinstance(value, str | int | float | bool | np.generic):
-        raise RequestError(f"{place}: expected a text or a number, got {type(value).__name__}")
-    return value

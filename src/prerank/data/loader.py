@@ -36,6 +36,9 @@ class EncodedDataset:
             if rows.context is not None:
                 context = self.encoder.encode("context", rows.context)
                 report[part]["context"] = unknown_share(context, np.ones(len(rows), dtype=np.int64))
+            if rows.pairs is not None:
+                pairs = self.encoder.encode("pair", rows.pairs)
+                report[part]["pair"] = unknown_share(pairs, np.ones(pairs.rows, dtype=np.int64))
         return report
 
 
@@ -69,6 +72,7 @@ class Loader:
         self.sampler = sampler_for(data.dataset) if fresh_negatives else None
         context = self.rows.context
         self.context = data.encoder.encode("context", context) if context is not None else None
+        self.given = data.encoder.encode("pair", self.rows.pairs) if self.rows.pairs is not None else None
         self.slot = np.empty(data.behaviours.rows, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -96,13 +100,24 @@ class Loader:
         distinct, places = self._distinct(entries)
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         context: Features | None = self.context.take(torch.from_numpy(chosen)) if self.context is not None else None
+        behaviours = self.data.behaviours.take(torch.from_numpy(distinct))
+        history = Ragged(torch.from_numpy(places), torch.from_numpy(offsets))
+        candidates = self.data.items.take(torch.from_numpy(items.astype(np.int64)))
         return Batch(
             user=self.data.users.take(torch.from_numpy(users.astype(np.int64))).beside(context),
-            behaviours=self.data.behaviours.take(torch.from_numpy(distinct)),
-            history=Ragged(torch.from_numpy(places), torch.from_numpy(offsets)),
-            items=self.data.items.take(torch.from_numpy(items.astype(np.int64))),
+            behaviours=behaviours,
+            history=history,
+            items=candidates,
             labels=torch.from_numpy(rows.labels[chosen].astype(np.float32)),
+            pairs=self._pairs(chosen, behaviours, history, candidates),
         )
+
+    def _pairs(self, chosen: Ints, behaviours: Features, history: Ragged, items: Features) -> Features | None:
+        """Pair features that came with the events, and those that are counted from the histories."""
+        if not self.data.encoder.schema.pair:
+            return None
+        given = None if self.given is None else self.given.take(torch.from_numpy(self.rows.places(chosen)))
+        return self.data.encoder.matches(behaviours, history, items).beside(given)
 
     def _distinct(self, entries: Ints) -> tuple[Ints, Ints]:
         """The distinct behaviours of a batch, and where each entry stands among them.

@@ -35,7 +35,7 @@ class RawLog:
         items: one row an item, with ``schema.item_id``, the item fields and the title if any.
         events: ``user``, ``item``, ``time`` (int64) and, where the source has them, ``rating`` (float), ``label``
             (0 or 1), ``behaviour`` (bool: the event belongs to the user's history; all do when absent) and the
-            context fields.
+            context and given pair fields.
         records: only for ``history_of: records``: ``user``, ``time`` and the history fields, in file order.
     """
 
@@ -90,6 +90,7 @@ class Rows:
         labels: (R, C) 1 for positive.
         times: (R,) time of the event.
         context: R rows of context fields, or None where the schema has none.
+        pairs: R * C rows of given pair fields, the candidates of the first request first, or None likewise.
     """
 
     users: Rowids
@@ -98,6 +99,7 @@ class Rows:
     labels: NDArray[np.uint8]
     times: Ints
     context: pl.DataFrame | None = None
+    pairs: pl.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -107,6 +109,7 @@ class Rows:
         context = None
         if self.context is not None:
             context = self.context.filter(chosen) if chosen.dtype == np.bool_ else self.context[chosen]
+        pairs = self.pairs[self.places(chosen)] if self.pairs is not None else None
         return type(self)(
             self.users[chosen],
             self.ends[chosen],
@@ -114,7 +117,14 @@ class Rows:
             self.labels[chosen],
             self.times[chosen],
             context,
+            pairs,
         )
+
+    def places(self, chosen: Ints | NDArray[np.bool_]) -> Ints:
+        """(n * C,) where the candidates of the chosen requests stand among all R * C."""
+        requests = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        each = self.items.shape[1]
+        return np.asarray(requests.astype(np.int64)[:, None] * each + np.arange(each)).ravel()
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,8 @@ class Dataset:
                 _write_array(directory / f"{part}.{name}.npy", getattr(rows, name))
             if rows.context is not None:
                 rows.context.write_parquet(directory / f"{part}.context.parquet")
+            if rows.pairs is not None:
+                rows.pairs.write_parquet(directory / f"{part}.pairs.parquet")
         summary = {
             "format": FORMAT,
             "name": self.name,
@@ -212,7 +224,7 @@ class Dataset:
                 items=items,
                 behaviours=pl.read_parquet(directory / "behaviours.parquet") if records else items,
                 timelines=Timelines(*(_array(directory, f"timelines.{n}") for n in ("offsets", "entries", "times"))),
-                parts={part: _read_rows(directory, part, bool(schema.context)) for part in PARTS},
+                parts={part: _read_rows(directory, part, schema) for part in PARTS},
                 facts=summary["facts"],
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
@@ -230,9 +242,10 @@ def _array(directory: Path, name: str) -> Any:
     return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
-def _read_rows(directory: Path, part: str, has_context: bool) -> Rows:
-    context = pl.read_parquet(directory / f"{part}.context.parquet") if has_context else None
+def _read_rows(directory: Path, part: str, schema: Schema) -> Rows:
+    context = pl.read_parquet(directory / f"{part}.context.parquet") if schema.context else None
+    pairs = pl.read_parquet(directory / f"{part}.pairs.parquet") if schema.given_pairs else None
     users, ends, items, labels, times = (
         _array(directory, f"{part}.{name}") for name in ("users", "ends", "items", "labels", "times")
     )
-    return Rows(users, ends, items, labels, times, context)
+    return Rows(users, ends, items, labels, times, context, pairs)

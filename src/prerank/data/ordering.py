@@ -21,7 +21,7 @@ def ordered_events(raw: RawLog, protocol: Protocol) -> pl.DataFrame:
         DataError: a column is missing, a value is missing or wrong, or no event is left.
     """
     schema, needed = raw.schema, _needed(raw, protocol)
-    context = [field.name for field in schema.context]
+    context = [field.name for field in (*schema.context, *schema.given_pairs)]
     _check_columns(raw, [*needed, *context])
     _check_values(raw.events.select("time", *needed), f"{raw.name}: events")
     events = raw.events.select(
@@ -76,6 +76,11 @@ def _needed(raw: RawLog, protocol: Protocol) -> list[str]:
             raise DataError(
                 f"{raw.name}: protocol {protocol.name!r} needs a {name} column in the events; this source has none"
             )
+    if raw.schema.given_pairs and protocol.labels == "sampled":
+        raise DataError(
+            f"{raw.name}: pair field {raw.schema.given_pairs[0].name!r} has values for the events only and sampled "
+            "negatives have none; use labels=given or labels=rating, or a pair field with match"
+        )
     if raw.records is None and "behaviour" in raw.events.columns:
         needed.append("behaviour")
     subset = raw.records is not None or ("behaviour" in needed and not raw.events["behaviour"].all())

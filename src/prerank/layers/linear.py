@@ -21,6 +21,7 @@ class LinearTerm(nn.Module):
         super().__init__()
         self.user_weights = FieldEmbeddings(inputs.user, 1, std)
         self.item_weights = FieldEmbeddings(inputs.item, 1, std)
+        self.pair_weights = FieldEmbeddings(inputs.pair, 1, std)
         self.past_weights = FieldEmbeddings({name: inputs.item[name] for name in inputs.history}, 1, std)
         self.bias = nn.Parameter(torch.zeros(1))
 
@@ -32,6 +33,11 @@ class LinearTerm(nn.Module):
     def item(self, features: Features) -> Tensor:
         """(R, 1) of R candidates."""
         summed: Tensor = self.item_weights(features).sum(-1, keepdim=True)
+        return summed
+
+    def pair(self, features: Features) -> Tensor:
+        """(R, 1) of R pairs of request and candidate."""
+        summed: Tensor = self.pair_weights(features).sum(-1, keepdim=True)
         return summed
 
     def past(self, features: Features) -> Tensor:

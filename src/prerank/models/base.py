@@ -46,6 +46,9 @@ class PreRankingModel(nn.Module, ABC):
     index_columns: int = 0
     """How many leading columns of ``item`` are small whole numbers (FIT's query index); a store keeps them exact."""
 
+    reads_pairs: bool = False
+    """Whether ``with_pairs`` adds the pair features of user and candidate; a model of two towers cannot."""
+
     def __init__(self, inputs: Inputs, config: ModelConfig) -> None:
         """Make the embedding tables; the item tables serve candidates and past items alike."""
         super().__init__()
@@ -74,6 +77,14 @@ class PreRankingModel(nn.Module, ABC):
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """Logits of (..., Wu) against (..., Wv); a candidate's logit depends on no other candidate."""
 
+    def with_pairs(self, items: Tensor, pairs: Features) -> Tensor:
+        """(..., Wv') item representations (..., Wv) with their rows of pair features added, as ``score`` reads them.
+
+        Called once a request, for data with pair fields only; models that do not read them leave the items alone.
+        """
+        del pairs
+        return items
+
     def pair(self, features: Features, history: History, items: Tensor) -> Tensor:
         """(B, C) served logits of B requests and their own (B, C, Wv) item representations.
 
@@ -100,7 +111,11 @@ class PreRankingModel(nn.Module, ABC):
         """The histories of a batch over the embeddings of its distinct behaviours."""
         return History(self.behaviour(batch.behaviours), batch.history)
 
+    def candidates(self, batch: Batch) -> Tensor:
+        """(B, C, Wv) the items of a batch as ``score`` reads them, with the pair features that the model reads."""
+        items = self.item(batch.items).unflatten(0, batch.labels.shape)
+        return self.with_pairs(items, batch.pairs) if batch.pairs is not None and self.inputs.pair else items
+
     def forward(self, batch: Batch) -> Tensor:
         """(B, C) logits by the served path, which is also the one that is evaluated."""
-        items = self.item(batch.items).unflatten(0, batch.labels.shape)
-        return self.pair(batch.user, self.history(batch), items)
+        return self.pair(batch.user, self.history(batch), self.candidates(batch))

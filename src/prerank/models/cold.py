@@ -48,5 +48,4 @@ class COLD(SingleTower):
     def importance(self, batch: Batch) -> Tensor:
         """(F,) mean weights over the pairs of a batch, in the order of ``field_names``."""
         users = self.user(batch.user, self.history(batch)).unsqueeze(1)
-        items = self.item(batch.items).unflatten(0, batch.labels.shape)
-        return self.weights(self.join(users, items)).mean(0)
+        return self.weights(self.join(users, self.candidates(batch))).mean(0)

@@ -60,7 +60,7 @@ class FSCD(SingleTower):
         """Through random gates, and the costs of those that are open."""
         del epochs
         users = self.user(batch.user, self.history(batch)).unsqueeze(1)
-        fields = self.join(users, self.item(batch.items).unflatten(0, batch.labels.shape))
+        fields = self.join(users, self.candidates(batch))
         gates = self._gates(len(fields))
         cost = self.config.strength * (gates @ self.get_buffer("costs")).mean()
         return self._gated(fields, gates).view(batch.labels.shape), {"cost": cost}
@@ -85,7 +85,12 @@ class FSCD(SingleTower):
         unknown = next((name for name in config.compute if name not in self.field_names), None)
         if unknown is not None:
             raise ConfigError(f"model.compute: {unknown!r} is not a field; fields: {', '.join(self.field_names)}")
-        sides = {"user": self.user_fields, "history": self.item_fields, "item": self.item_fields}
+        sides = {
+            "user": self.user_fields,
+            "history": self.item_fields,
+            "item": self.item_fields,
+            "pair": self.pair_fields,
+        }
         places = (name.split(".", 1) for name in self.field_names)
         keys = [len(sides[side].tables[sides[side].positions[name]]) for side, name in places]
         return [

@@ -80,3 +80,8 @@ def create(config: ModelConfig, inputs: Inputs) -> PreRankingModel:
     if isinstance(config, SelectableConfig) and config.fields is not None:
         inputs = inputs.only(config.fields)
     return entry.model(inputs, config)
+
+
+def reads_pairs(config: ModelConfig) -> bool:
+    """Whether the model of that configuration reads pair features."""
+    return next(entry for entry in MODELS.values() if type(config) is entry.config).model.reads_pairs

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prerank.batch import Features, History
+from prerank.layers.embedding import FieldEmbeddings
 from prerank.layers.linear import LinearTerm
 from prerank.layers.pooling import mean_pool
 from prerank.models.base import ModelConfig, PreRankingModel
@@ -22,8 +23,10 @@ class SingleTower(PreRankingModel):
 
     A row is [linear | fields]: the fields' embeddings one after the other, and before them, in a wide model, the
     scalar that the side adds to the logit. Of the user side the fields are profile, context, and the history's
-    fields, each averaged over the history.
+    fields, each averaged over the history. Pair fields join the item's row when a request comes.
     """
+
+    reads_pairs = True
 
     def __init__(self, inputs: Inputs, config: ModelConfig, *, wide: bool = False) -> None:
         """Make the tables.
@@ -35,6 +38,8 @@ class SingleTower(PreRankingModel):
         """
         super().__init__(inputs, config)
         self.field_names = inputs.names
+        self.pair_width = len(inputs.pair) * config.embedding
+        self.pair_fields = FieldEmbeddings(inputs.pair, config.embedding, config.embedding_std)
         self.fields_width = len(self.field_names) * config.embedding
         self.linear = LinearTerm(inputs, config.embedding_std) if wide else None
         if wide:
@@ -56,6 +61,14 @@ class SingleTower(PreRankingModel):
         """(R, Wv) [linear | item fields]."""
         embedded: Tensor = self.item_fields(features)
         return embedded if self.linear is None else torch.cat([self.linear.item(features), embedded], dim=-1)
+
+    def with_pairs(self, items: Tensor, pairs: Features) -> Tensor:
+        """(..., Wv') [linear | item fields | pair fields]."""
+        joined = torch.cat([items, self.pair_fields(pairs).view(*items.shape[:-1], self.pair_width)], dim=-1)
+        if self.linear is None:
+            return joined
+        scalar = joined[..., :1] + self.linear.pair(pairs).view(*items.shape[:-1], 1)
+        return torch.cat([scalar, joined[..., 1:]], dim=-1)
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """The network on every pair, all pairs being rows of one list: BatchNorm takes no candidate for a channel."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prerank.batch import Features, History, Ragged
 from prerank.layers.dice import DiceLinear
-from prerank.layers.embedding import take_rows
+from prerank.layers.embedding import FieldEmbeddings, take_rows
 from prerank.layers.unit import InteractionUnit
 from prerank.models.base import ModelConfig, PreRankingModel, Widths
 from prerank.schema import Inputs
@@ -30,6 +30,8 @@ class TargetAttention(PreRankingModel):
     training and evaluation the histories stay ragged and no slots are made.
     """
 
+    reads_pairs = True
+
     unit: InteractionUnit
     head: DiceHead
     query_columns: Tensor
@@ -37,6 +39,9 @@ class TargetAttention(PreRankingModel):
     def __init__(self, inputs: Inputs, config: ModelConfig) -> None:
         super().__init__(inputs, config)
         self.slots = inputs.history_length
+        self.pair_width = len(inputs.pair) * config.embedding
+        self.candidate_width = self.item_width + self.pair_width
+        self.pair_fields = FieldEmbeddings(inputs.pair, config.embedding, config.embedding_std)
         names = list(inputs.item)
         fields = torch.tensor([names.index(name) for name in inputs.history])
         columns = fields.unsqueeze(1) * config.embedding + torch.arange(config.embedding)
@@ -56,6 +61,10 @@ class TargetAttention(PreRankingModel):
         """(R, Wv) item fields."""
         embedded: Tensor = self.item_fields(features)
         return embedded
+
+    def with_pairs(self, items: Tensor, pairs: Features) -> Tensor:
+        """(..., Wv') [item fields | pair fields]; the head reads both, the query is of the item's alone."""
+        return torch.cat([items, self.pair_fields(pairs).view(*items.shape[:-1], self.pair_width)], dim=-1)
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """The whole network for every pair. A request's candidates share what they can, its history above all."""

@@ -18,6 +18,7 @@ from prerank.publish.files import aside, exclusive, new_generation, refuse_exist
 from prerank.publish.follower import UPDATES, Layout
 from prerank.publish.generation import GENERATIONS, STORE, locate, open_generation
 from prerank.publish.item_ids import Ints
+from prerank.publish.match_columns import MatchColumns, same
 from prerank.publish.overlay import Overlay
 from prerank.publish.publish import switch
 from prerank.publish.store import ItemStore
@@ -95,6 +96,9 @@ def _write(
             progress(start + len(part), len(positions))
     unknown = None if store.behaviours is None else store.behaviours.part(len(store), len(store) + 1)
     files.finish(layout.generation, layout.kind, layout.salt, keys, unknown)
+    if store.matches is not None:
+        matched = (store.matched(part) for _, part in _parts(store, positions))
+        MatchColumns.write(directory, matched, store.matched(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.bool_)))
     if store.titles is not None:
         with pa.ipc.new_file(str(directory / "titles.arrow"), store.titles[0].schema) as file:
             for start in range(0, len(positions), CHUNK):
@@ -109,8 +113,10 @@ def _compare(old: ItemStore, new: ItemStore, positions: Ints, keys: Ints) -> Non
     """
     for start, part in _parts(old, positions):
         places, found = new.table.find(keys[start : start + len(part)])
-        same = found.all() and new.stored(places).equals(old.stored(part))
-        if not same:
+        equal = found.all() and new.stored(places).equals(old.stored(part))
+        if equal and old.matches is not None:
+            equal = new.matches is not None and same(new.matched(places), old.matched(part))
+        if not equal:
             raise ArtefactError(
                 f"compaction: items {start} to {start + len(part) - 1} were not copied; nothing is published"
             )

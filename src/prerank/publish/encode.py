@@ -23,6 +23,7 @@ from prerank.batch import Features
 from prerank.errors import ArtefactError, DataError
 from prerank.publish.bundle import Bundle
 from prerank.publish.item_ids import Ints, Kind, column_keys
+from prerank.publish.match_columns import MatchColumns
 from prerank.publish.precision import Precision, Vectors, limit
 from prerank.publish.store_files import Encoded, StoreFiles
 
@@ -89,6 +90,10 @@ def encode_catalogue(
             progress(finished, count)
     if schema.title is not None:
         _write_titles(items, schema.item_id, schema.title, starts, directory / "titles.arrow")
+    if bundle.model.reads_pairs and bundle.model.inputs.pair and bundle.encoder.match_fields:
+        tables = (items.slice(start, CHUNK).collect() for start in starts)
+        parts = (bundle.encoder.encode("match", table) for table in tables)
+        MatchColumns.write(directory, parts, bundle.encoder.encode_values("match", [{}]))
     files.finish(generation, kind, salt, keys, unknown)
     for name in (BEGUN, DONE):
         (directory / name).unlink()

@@ -52,15 +52,25 @@ class Layout:
         """The first record of a log."""
         return json.dumps({"log": LOG_FORMAT, "generation": self.generation}).encode()
 
-    def upsert(self, ids: Sequence[int | str], titles: Sequence[str | None], items: Encoded) -> bytes:
-        """The record of items that were encoded."""
+    def upsert(
+        self,
+        ids: Sequence[int | str],
+        titles: Sequence[str | None],
+        items: Encoded,
+        matches: Sequence[list[Any]] = (),
+    ) -> bytes:
+        """The record of items that were encoded; ``matches`` as an overlay has them."""
         parts = [items.index.tobytes()]
         for vectors in (items.rows, items.behaviours):
             if vectors is not None:
                 parts.append(to_disk(vectors.values).tobytes())
                 parts.append(b"" if vectors.scales is None else vectors.scales.numpy().tobytes())
-        facts = {"op": "upsert", "ids": list(ids)}
-        return _joined({**facts, "titles": list(titles)} if any(titles) else facts, b"".join(parts))
+        facts: dict[str, Any] = {"op": "upsert", "ids": list(ids)}
+        if any(titles):
+            facts["titles"] = list(titles)
+        if matches:
+            facts["matches"] = list(matches)
+        return _joined(facts, b"".join(parts))
 
     def delete(self, ids: Sequence[int | str]) -> bytes:
         """The record of deleted items."""
@@ -73,7 +83,8 @@ class Layout:
         keys, _ = request_keys(ids, self.kind, self.salt, "ids")
         if facts["op"] == "delete":
             return overlay.deleted(keys)
-        return overlay.upserted(keys, self._items(len(ids), body), ids, facts.get("titles", [None] * len(ids)))
+        titles = facts.get("titles", [None] * len(ids))
+        return overlay.upserted(keys, self._items(len(ids), body), ids, titles, facts.get("matches", ()))
 
     def _items(self, count: int, body: memoryview) -> Encoded:
         taken = 0

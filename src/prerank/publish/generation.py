@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from prerank.publish.store import ItemStore
 CURRENT = "CURRENT"
 GENERATIONS = "generations"
 STORE = "store"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 
@@ -43,7 +45,12 @@ class Generation:
 
     @torch.inference_mode()
     def logits(
-        self, user: Mapping[str, Any], context: Mapping[str, Any], past: Sequence[Any], positions: Ints
+        self,
+        user: Mapping[str, Any],
+        context: Mapping[str, Any],
+        past: Sequence[Any],
+        positions: Ints,
+        pairs: Mapping[str, Sequence[Any]] = NOTHING,
     ) -> tuple[NDArray[np.float64], int]:
         """Score items for one user.
 
@@ -52,6 +59,7 @@ class Generation:
             context: raw values of context fields; likewise.
             past: the behaviour history, oldest first: item ids, or mappings of raw history fields.
             positions: (K,) the candidates' positions in the store.
+            pairs: (K,) raw values of each pair field that is given; missing ones are unknown.
 
         Returns:
             (K,) logits, and how many of the past items that the model sees are not in the store.
@@ -61,8 +69,25 @@ class Generation:
         """
         encoder = self.bundle.encoder
         features = encoder.encode_values("user", [user]).beside(encoder.encode_values("context", [context]))
-        behaviours, unknown = self._behaviours(past[max(0, len(past) - encoder.history) :])
-        return self.plan.logits(features, behaviours, self.store, positions).astype(np.float64), unknown
+        past = past[max(0, len(past) - encoder.history) :]
+        behaviours, unknown = self._behaviours(past)
+        read = self._pairs(past, positions, pairs)
+        return self.plan.logits(features, behaviours, self.store, positions, read).astype(np.float64), unknown
+
+    def _pairs(self, past: Sequence[Any], positions: Ints, values: Mapping[str, Sequence[Any]]) -> Features | None:
+        """K rows of pair fields, given ones and those counted from the history; None if the model reads none."""
+        encoder, model = self.bundle.encoder, self.bundle.model
+        given: Features = encoder.encode_pairs(values, len(positions))
+        if not (model.reads_pairs and model.inputs.pair):
+            return None
+        if self.store.matches is None:
+            return given
+        if past and not isinstance(past[0], Mapping):
+            seen = self.store.matched(*self.store.lookup(past, "history"))
+        else:
+            seen = encoder.encode_values("history", past)
+        steps = Ragged(torch.arange(len(past)), torch.tensor([0, len(past)]))
+        return given.beside(encoder.matches(seen, steps, self.store.matched(positions)))
 
     @torch.inference_mode()
     def logits_of_many(
@@ -71,6 +96,7 @@ class Generation:
         contexts: Sequence[Mapping[str, Any]],
         pasts: Sequence[Sequence[Any]],
         positions: Sequence[Ints],
+        pairs: Sequence[Mapping[str, Sequence[Any]]] | None = None,
     ) -> tuple[list[NDArray[np.float64]], list[int]]:
         """The logits of R requests, each with its own candidates, as ``logits`` gives them one by one."""
         encoder = self.bundle.encoder
@@ -79,7 +105,10 @@ class Generation:
         together, unknown = self._behaviours_of_many(recent)
         offsets = torch.tensor([0, *accumulate(map(len, recent))])
         steps = Ragged(torch.arange(len(together.table)), offsets)
-        return logits_of_many(self.bundle.model, self.plan, self.store, features, together, steps, positions), unknown
+        given = [NOTHING] * len(recent) if pairs is None else pairs
+        read = [self._pairs(*each) for each in zip(recent, positions, given, strict=True)]
+        model, store = self.bundle.model, self.store
+        return logits_of_many(model, self.plan, store, features, together, steps, positions, read), unknown
 
     def _behaviours_of_many(self, pasts: Sequence[Sequence[Any]]) -> tuple[Past, list[int]]:
         """The behaviours of all requests together, and of each how many of its past items are unknown."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prerank.batch import Features, History, Ragged
+from prerank.batch import Features, History, Ragged, joined
 from prerank.models.base import PreRankingModel
 from prerank.publish.item_ids import Ints
 from prerank.publish.plan.base import Past, Plan
@@ -30,6 +30,7 @@ def logits_of_many(
     past: Past,
     steps: Ragged,
     positions: Sequence[Ints],
+    pairs: Sequence[Features | None],
 ) -> list[NDArray[np.float64]]:
     """Score the candidates of R requests.
 
@@ -44,6 +45,7 @@ def logits_of_many(
         past: the behaviours of all requests.
         steps: R lists of rows of ``past``, which follow each other.
         positions: of each request its (K,) candidates in the store.
+        pairs: of each request their K rows of pair fields; None if the model reads none.
 
     Returns:
         (K,) logits of each request.
@@ -56,11 +58,12 @@ def logits_of_many(
         own = slice(starts[request], starts[request + 1])
         of_request = Past(past.table[own], None if past.items is None else past.items[own])
         one = features.take(torch.tensor([request]))
-        logits[request] = plan.logits(one, of_request, store, positions[request]).astype(np.float64)
+        logits[request] = plan.logits(one, of_request, store, positions[request], pairs[request]).astype(np.float64)
     history = History(past.table, steps)
     small = np.flatnonzero((counts > 0) & (counts < alone))
     for group in _groups(small[np.argsort(counts[small], kind="stable")], counts):
-        scored = _together(model, store, features, history, group, [positions[request] for request in group])
+        theirs = [positions[request] for request in group]
+        scored = _together(model, store, features, history, group, theirs, [pairs[request] for request in group])
         for request, row in zip(group.tolist(), scored, strict=True):
             logits[request] = row[: counts[request]]
     return logits
@@ -83,6 +86,7 @@ def _together(
     history: History,
     requests: Ints,
     positions: Sequence[Ints],
+    pairs: Sequence[Features | None],
 ) -> NDArray[np.float64]:
     """(B, C) logits of B requests, the shorter ones filled up with their last candidate, which changes no other's."""
     device = next(model.parameters()).device
@@ -90,10 +94,13 @@ def _together(
     places = np.stack([np.pad(each, (0, width - len(each)), "edge") for each in positions])
     rows = torch.from_numpy(requests)
     some = History(history.table, history.steps.take(rows))
-    items = store.gather(places.ravel()).unflatten(0, places.shape)
-    pairs: Tensor = model.pair(
+    items = store.gather(places.ravel()).unflatten(0, places.shape).to(device)
+    if read := [each for each in pairs if each is not None]:
+        filled = joined([each.take(torch.arange(width).clamp(max=each.rows - 1)) for each in read])
+        items = model.with_pairs(items, filled.map(lambda tensor: tensor.to(device)))
+    logits: Tensor = model.pair(
         features.take(rows).map(lambda tensor: tensor.to(device)),
         History(some.table.to(device), some.steps.map(lambda tensor: tensor.to(device))),
-        items.to(device),
+        items,
     )
-    return pairs.double().cpu().numpy()
+    return logits.double().cpu().numpy()

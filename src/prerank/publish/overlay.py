@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -53,6 +54,7 @@ class Overlay:
         count: how many of them there are.
         ids: the id of each, as it was given.
         titles: the title of each, for people.
+        matches: the ids of each that histories are compared with; empty where nothing is counted.
     """
 
     layers: tuple[Layer, ...] = ()
@@ -60,13 +62,22 @@ class Overlay:
     count: int = 0
     ids: list[int | str] = field(default_factory=list)
     titles: list[str | None] = field(default_factory=list)
+    matches: list[list[Any]] = field(default_factory=list)
 
-    def upserted(self, keys: Ints, items: Encoded, ids: list[int | str], titles: list[str | None]) -> Overlay:
+    def upserted(
+        self,
+        keys: Ints,
+        items: Encoded,
+        ids: list[int | str],
+        titles: list[str | None],
+        matches: Sequence[list[Any]] = (),
+    ) -> Overlay:
         """With R more items. Only the newest overlay may be extended, by one thread at a time."""
         places = np.arange(self.count, self.count + len(keys))
         room = items if self.items is None else _appended(self.items, self.count, items)
         self.ids.extend(ids)
         self.titles.extend(titles)
+        self.matches.extend(matches)
         grown = replace(self, items=room, count=self.count + len(keys))
         return grown._with(Layer.of(keys, places))
 

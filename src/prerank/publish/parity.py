@@ -70,7 +70,8 @@ def _random_requests(dataset: Dataset, generation: Generation) -> Rows:
     if not len(rows):
         raise ArtefactError("parity: no test request of the data set has all its past items in this catalogue")
     items = rng.choice(np.flatnonzero(known).astype(np.int32), size=(len(rows), CANDIDATES))
-    return replace(rows, items=items, labels=np.zeros(items.shape, dtype=np.uint8))
+    pairs = None if test.pairs is None else test.pairs[rng.integers(test.pairs.height, size=items.size)]
+    return replace(rows, items=items, labels=np.zeros(items.shape, dtype=np.uint8), pairs=pairs)
 
 
 def _remembered(dataset: Dataset, rows: Rows, length: int, known: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -104,6 +105,7 @@ def _served(generation: Generation, dataset: Dataset, rows: Rows) -> NDArray[np.
             {} if rows.context is None else _raw(rows.context, schema.context, request),
             past[stops[request] - lengths[request] : stops[request]],
             positions[request * CANDIDATES : (request + 1) * CANDIDATES],
+            {} if rows.pairs is None else _columns(rows.pairs[request * CANDIDATES : (request + 1) * CANDIDATES]),
         )[0]
         for request, user in enumerate(rows.users)
     ]
@@ -112,6 +114,10 @@ def _served(generation: Generation, dataset: Dataset, rows: Rows) -> NDArray[np.
 
 def _raw(table: pl.DataFrame, fields: Sequence[Field], row: int) -> Mapping[str, Any]:
     return table.select(field.name for field in fields).row(row, named=True)
+
+
+def _columns(table: pl.DataFrame) -> Mapping[str, Sequence[Any]]:
+    return {name: table[name].to_list() for name in table.columns}
 
 
 def _raw_behaviours(dataset: Dataset, entries: NDArray[np.int64]) -> list[Any]:

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prerank.batch import Features, Ragged
 from prerank.publish.follower import Follower, Layout
 from prerank.publish.item_ids import Ints, Kind, request_keys
 from prerank.publish.key_table import KeyTable
+from prerank.publish.match_columns import MatchColumns
 from prerank.publish.precision import Precision, Vectors
 from prerank.publish.store_files import Encoded, map_array, map_vectors, read_facts, touch
 
@@ -37,6 +39,7 @@ class ItemStore:
         rows: the other columns.
         behaviours: R + 1 vectors of width D, what a history sees of each item, the last one being an unknown item;
             None where histories are records.
+        matches: each item's ids that counted pair features compare; None where the model reads none.
         titles: batches of ids and titles for people, all but the last of the same length; None where the schema has
             no title.
         updates: upserts and deletes since, as they come; None where there can be none.
@@ -50,6 +53,7 @@ class ItemStore:
     precision: Precision
     rows: Vectors
     behaviours: Vectors | None
+    matches: MatchColumns | None
     titles: list[pa.RecordBatch] | None
     updates: Follower | None
 
@@ -86,6 +90,7 @@ class ItemStore:
             precision=precision,
             rows=map_vectors(directory, "rows", precision),
             behaviours=map_vectors(directory, "behaviours", precision) if facts["behaviour_width"] else None,
+            matches=MatchColumns.open(directory),
             titles=_batches(titles) if titles.exists() else None,
             updates=Follower(log, layout) if log is not None else None,
         )
@@ -156,6 +161,13 @@ class ItemStore:
         assert items.behaviours is not None
         return _either(self.behaviours, items.behaviours, places, torch.from_numpy(new), len(self))
 
+    def matched(self, positions: Ints, known: NDArray[np.bool_] | None = None) -> Features:
+        """(K,) ids that are compared of the items at (K,) positions; unknown items have none."""
+        assert self.matches is not None
+        everything = np.ones(len(positions), dtype=np.bool_)
+        upserted = [] if self.updates is None else self.updates.overlay.matches
+        return self.matches.take(positions, everything if known is None else known, upserted)
+
     def stored(self, positions: Ints) -> Encoded:
         """The items at (K,) positions as they are kept, all in the store or all upserted."""
         updated = self._updated(positions)
@@ -219,6 +231,9 @@ class ItemStore:
         for array in (self.table.keys, self.table.slots, self.index):
             if array is not None:
                 touch(array)
+        for column in self.matches.features.columns.values() if self.matches is not None else ():
+            for tensor in (column.values, column.offsets) if isinstance(column, Ragged) else (column,):
+                touch(tensor)
 
 
 def _either(old: Vectors, new: Vectors, places: Tensor, are_new: Tensor, base: int) -> Tensor:

@@ -15,6 +15,7 @@ from prerank.publish.encode import represent
 from prerank.publish.follower import UPDATES, Follower
 from prerank.publish.generation import Generation, locate, log_of, open_generation
 from prerank.publish.item_ids import request_keys
+from prerank.publish.match_columns import plain
 from prerank.publish.update_log import append, writing
 
 RECORD = 4096  # items that become visible in one step
@@ -102,6 +103,7 @@ class ItemUpdates:
             ids = self._ids(items[item_id].to_list())
             titles = items[title].cast(pl.String).to_list() if title in items.columns else [None] * len(ids)
             features = encoder.encode("item", items)
+            compared = encoder.encode("match", items)
         else:
             ids = self._ids([item.get(item_id) for item in items])
             titles = [None if title is None or item.get(title) is None else str(item[title]) for item in items]
@@ -109,8 +111,11 @@ class ItemUpdates:
             hidden = {title} - fields  # people read it, the model does not
             rows = [{key: value for key, value in item.items() if key not in hidden} for item in items]
             features = encoder.encode_values("item", rows)
+            names = [field.name for field in encoder.match_fields]
+            compared = encoder.encode_values("match", [{name: row.get(name) for name in names} for row in rows])
+        matches = [] if self.generation.store.matches is None else plain(compared)
         encoded = represent(self.generation.bundle, features, self._follower.layout.precision, ids)
-        return self._follower.layout.upsert(ids, titles, encoded)
+        return self._follower.layout.upsert(ids, titles, encoded, matches)
 
     def _ids(self, ids: Sequence[Any]) -> list[Id]:
         """Ids as JSON has them, each possible in this catalogue."""

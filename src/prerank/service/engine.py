@@ -59,6 +59,7 @@ class Engine:
             columns=request.columns,
             context=request.context,
             unknown=request.unknown,
+            pairs=request.pairs,
         )
         self._count(request, ranked)
         return ranked

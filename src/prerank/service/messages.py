@@ -31,6 +31,7 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     columns: Annotated[
         dict[str, list[float]], Meta(description="numbers for the ranking function, one a candidate, such as bid")
     ] = {}
+    pairs: Annotated[dict[str, list[Any]], Meta(description="raw values of pair fields, one a candidate")] = {}
     k: Annotated[int, Meta(ge=1, description="how many to return at most; all if absent")] | None = None
     ranking: Annotated[str, Meta(description="score, probability, ecpm, or a formula of columns")] = "score"
     unknown: Annotated[
@@ -49,6 +50,7 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             columns=self.columns,
             context=self.context,
             unknown=self.unknown,
+            pairs=self.pairs,
         )
 
 
@@ -121,7 +123,7 @@ def check_size(request: Request, limits: Limits, place: str = "") -> None:
     Raises:
         RefusedError: it does; the field is named.
     """
-    for name in ("candidates", "history", "columns"):
+    for name in ("candidates", "history", "columns", "pairs"):
         count, allowed = len(getattr(request, name)), getattr(limits, name)
         if count > allowed:
             raise bad_request(f"{place}{name}: has {count} entries, {allowed} are allowed")
@@ -155,8 +157,9 @@ def _explain(problem: str, kind: Any, nested: Mapping[str, type[msgspec.Struct]]
     """msgspec's problem, with the field in front: "Expected `int`, got `str` - at `$.k`" becomes "k: expected …"."""
     what, _, path = problem.replace("`", "").partition(" - at ")
     place = path.removeprefix("$").removeprefix(".")
-    if "columns[...]" in place:
-        place = place.replace("columns[...]", f"columns.{_wrong_column(place, body)}")
+    for side, of in (("columns", list[float]), ("pairs", list[Any])):
+        if f"{side}[...]" in place:
+            place = place.replace(f"{side}[...]", f"{side}.{_wrong_name(side, of, place, body)}")
     place = place.replace("[...]", "")
     lead = f"{place}." if place else ""
     if what.startswith("Object contains unknown field "):
@@ -167,15 +170,15 @@ def _explain(problem: str, kind: Any, nested: Mapping[str, type[msgspec.Struct]]
     return f"{place or 'body'}: {what[:1].lower()}{what[1:]}"
 
 
-def _wrong_column(place: str, body: bytes) -> str:
-    """The name of the column that is not a list of numbers, which msgspec does not tell."""
+def _wrong_name(side: str, of: Any, place: str, body: bytes) -> str:
+    """The name of the column or pair field that is not such a list, which msgspec does not tell."""
     try:
         content: Any = msgspec.json.decode(body)
         if place.startswith("requests["):
             content = content["requests"][int(place.removeprefix("requests[").partition("]")[0])]
-        for name, values in content["columns"].items():
+        for name, values in content[side].items():
             try:
-                msgspec.convert(values, list[float])
+                msgspec.convert(values, of)
             except msgspec.ValidationError:
                 return str(name)
     except (msgspec.DecodeError, RecursionError):  # a number that is out of range

@@ -6,6 +6,7 @@
     user.FIELD          [1]     BYTES, BOOL, an integer or a float type; [n] for fields of kind multi
     context.FIELD       [1]     likewise
     columns.NAME        [n]     numbers, one a candidate
+    pairs.FIELD         [n]     BYTES, BOOL, an integer or a float type, one a candidate; not for fields of kind multi
 
 The rest are parameters of the request. The answer's tensors are ids and unknown, of the type of the candidates, and
 values and scores, FP64; its parameters are generation, coverage, duplicates and unknown_history.
@@ -66,7 +67,7 @@ def to_request(tensors: Mapping[str, Tensor], parameters: RankParameters, genera
     """
     schema = generation.bundle.encoder.schema
     sides = {"user": {field.name: field for field in schema.user}, "context": {f.name: f for f in schema.context}}
-    values: dict[str, dict[str, Any]] = {"user": {}, "context": {}, "columns": {}, "history": {}}
+    values: dict[str, dict[str, Any]] = {"user": {}, "context": {}, "columns": {}, "history": {}, "pairs": {}}
     for name, tensor in tensors.items():
         side, _, field = name.partition(".")
         if name in ("candidates", "history"):
@@ -77,7 +78,7 @@ def to_request(tensors: Mapping[str, Tensor], parameters: RankParameters, genera
             if isinstance(tensor.values, list):
                 raise bad_request(f"inputs.{name}.datatype: expected numbers, got BYTES")
             values[side][field] = tensor.values
-        elif side == "history":
+        elif side in ("history", "pairs"):
             values[side][field] = tensor.items()
         else:
             values[side][field] = _single(tensor, sides[side].get(field))
@@ -91,6 +92,7 @@ def to_request(tensors: Mapping[str, Tensor], parameters: RankParameters, genera
         context=values["context"],
         history=tensors["history"].items() if "history" in tensors else _records(values["history"]),
         columns=values["columns"],
+        pairs=values["pairs"],
         k=parameters.k,
         ranking=parameters.ranking,
         unknown=parameters.unknown,
@@ -134,6 +136,7 @@ def describe(generation: Generation) -> tuple[list[TensorMetadata], list[TensorM
     if generation.store.behaviours is not None:
         inputs.append(tensor("history", ids))
     inputs += [field("history", each, -1) for each in schema.history_fields if each.kind != "multi"]
+    inputs += [field("pairs", each, -1) for each in schema.given_pairs if each.kind != "multi"]
     for side, fields in (("user", schema.user), ("context", schema.context)):
         inputs += [field(side, each, -1 if each.kind == "multi" else 1) for each in fields]
     outputs = [tensor(name, ids if name in ("ids", "unknown") else "FP64") for name in OUTPUTS]
@@ -141,7 +144,7 @@ def describe(generation: Generation) -> tuple[list[TensorMetadata], list[TensorM
 
 
 def _patterns() -> list[str]:
-    return [f"{side}.NAME" for side in ("history", "user", "context", "columns")]
+    return [f"{side}.NAME" for side in ("history", "user", "context", "columns", "pairs")]
 
 
 def _check_ids(tensor: Tensor) -> None:

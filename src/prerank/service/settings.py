@@ -26,6 +26,7 @@ class Limits(Strict):
     candidates: Count = 10_000
     history: Count = 10_000
     columns: Count = 32
+    pairs: Count = 32
     batch: Annotated[int, Field(ge=1, description="requests of one rank:batch")] = 64
     head_seconds: Annotated[Seconds, Field(description="for request line and headers to arrive")] = 10
     body_seconds: Annotated[Seconds, Field(description="for the body to arrive")] = 10

@@ -98,6 +98,7 @@ class PreRanker:
         history: Sequence[Any] = (),
         columns: Mapping[str, Sequence[float] | NDArray[Any]] = NOTHING,
         context: Mapping[str, Any] = NOTHING,
+        pairs: Mapping[str, Sequence[Any] | NDArray[Any]] = NOTHING,
         unknown: Literal["drop", "error"] = "drop",
     ) -> Ranked:
         """Order candidates for one user; equal values keep the candidates' order.
@@ -112,12 +113,14 @@ class PreRanker:
                 recent ones, as many as it was trained with.
             columns: numbers of each candidate for the ranking formula, such as ``bid``.
             context: raw values of context fields; missing ones are unknown.
+            pairs: raw values of pair fields, one for each candidate; missing ones are unknown. Those that are counted
+                from the history are not given.
             unknown: what to do with candidates that are not in the catalogue.
 
         Raises:
             RequestError: the request cannot be answered as it stands; the field is named.
         """
-        return self._answer(Request(user, candidates, k, ranking, history, columns, context, unknown).checked())
+        return self._answer(Request(user, candidates, k, ranking, history, columns, context, unknown, pairs).checked())
 
     def rank_many(
         self, requests: Iterable[Request], name: Callable[[int], str] = "requests[{}]".format
@@ -145,7 +148,9 @@ class PreRanker:
     def _answer(self, asked: Checked) -> Ranked:
         request = asked.request
         found = self._candidates(asked, *self.generation.store.lookup(asked.ids, "candidates"))
-        logits, unknown = self.generation.logits(request.user, request.context, asked.past, found.positions)
+        logits, unknown = self.generation.logits(
+            request.user, request.context, asked.past, found.positions, _kept(asked, found)
+        )
         return self._ranked(asked, found, logits, unknown)
 
     def _answers(self, every: Sequence[Checked]) -> list[Ranked]:
@@ -158,6 +163,7 @@ class PreRanker:
             [asked.request.context for asked in every],
             [asked.past for asked in every],
             [each.positions for each in found],
+            [_kept(*each) for each in zip(every, found, strict=True)],
         )
         return [self._ranked(*each) for each in zip(every, found, *logits, strict=True)]
 
@@ -198,6 +204,11 @@ class PreRanker:
         places = zip(names, positions, known, strict=True)
         found = {item: store.title(int(position)) for item, position, there in places if there}
         return {item: title for item, title in found.items() if title}
+
+
+def _kept(asked: Checked, found: _Candidates) -> dict[str, list[Any]]:
+    """The pair values of the candidates that are ranked."""
+    return {name: [values[place] for place in found.kept] for name, values in asked.pairs.items()}
 
 
 def _first_of_each(positions: Ints, known: NDArray[np.bool_]) -> Ints:

@@ -27,6 +27,7 @@ class Request:
     columns: Mapping[str, Sequence[float] | NDArray[Any]] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
     unknown: Literal["drop", "error"] = "drop"
+    pairs: Mapping[str, Sequence[Any] | NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, values: Any) -> Self:
@@ -52,7 +53,7 @@ class Request:
         Raises:
             RequestError: a field is of the wrong form; it is named.
         """
-        for name in ("user", "context", "columns"):
+        for name in ("user", "context", "columns", "pairs"):
             _check_mapping(name, getattr(self, name))
         ids, past = listed("candidates", self.candidates), listed("history", self.history)
         if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1):
@@ -62,7 +63,8 @@ class Request:
         if not isinstance(self.ranking, str):
             raise RequestError(f"ranking: expected a text, got {type(self.ranking).__name__}")
         columns = {name: _column(name, values, len(ids)) for name, values in self.columns.items()}
-        return Checked(self, ids, past, columns)
+        pairs = {name: _one_each(f"pairs.{name}", values, len(ids)) for name, values in self.pairs.items()}
+        return Checked(self, ids, past, columns, pairs)
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,14 @@ class Checked:
         ids: K candidates.
         past: the history.
         columns: (K,) numbers by name.
+        pairs: K values by name.
     """
 
     request: Request
     ids: list[Any]
     past: list[Any]
     columns: dict[str, Column]
+    pairs: dict[str, list[Any]]
 
 
 def listed(place: str, values: Any) -> list[Any]:
@@ -98,6 +102,13 @@ def listed(place: str, values: Any) -> list[Any]:
 def _check_mapping(place: str, values: Any) -> None:
     if not isinstance(values, Mapping):
         raise RequestError(f"{place}: expected a mapping of names to values, got {type(values).__name__}")
+
+
+def _one_each(place: str, values: Any, count: int) -> list[Any]:
+    each = listed(place, values)
+    if len(each) != count:
+        raise RequestError(f"{place}: expected one value for each of {count} candidates, got {len(each)}")
+    return each
 
 
 def _column(name: str, values: Any, count: int) -> Column:

@@ -19,6 +19,7 @@ from prerank.data.loader import EncodedDataset
 from prerank.data.log import Dataset
 from prerank.errors import DataError
 from prerank.evaluation.evaluate import Evaluation, evaluate, popularity
+from prerank.models.registry import reads_pairs
 from prerank.publish.bundle import Bundle, load_bundle, save_bundle
 from prerank.study.teacher import load_teacher
 from prerank.training.config import RunConfig, read_run
@@ -45,7 +46,11 @@ def run_experiment(config: RunConfig, out: Path, reporter: Reporter | None = Non
     teacher = load_teacher(named / BUNDLE, describe_dataset(dataset), data) if named else None
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(yaml.safe_dump(resolved(config), sort_keys=False), encoding="utf-8")
-    trained = train(config, data, out, reporter or Quiet(), teacher)
+    reporter = reporter or Quiet()
+    unread = [field.name for field in dataset.schema.pair if not reads_pairs(config.architecture)]
+    if unread:
+        reporter.message(f"pair features are not read: {', '.join(unread)}; this model's sides meet in the score only")
+    trained = train(config, data, out, reporter, teacher)
     device = choose_device(config.training.device)
     parts = {part: evaluate(trained.model, data, part, device, epochs=trained.epochs) for part in ("valid", "test")}
     report = {

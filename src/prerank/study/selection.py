@@ -17,7 +17,7 @@ from prerank.data.log import Dataset
 from prerank.errors import ConfigError, DataError
 from prerank.models.cold import COLD
 from prerank.models.fscd import FSCD
-from prerank.models.registry import MODELS
+from prerank.models.registry import MODELS, reads_pairs
 from prerank.models.selectable import SelectableConfig
 from prerank.publish.bundle import load_bundle
 from prerank.schema import Inputs
@@ -63,6 +63,9 @@ def select_fields(
     if not isinstance(config.architecture, SelectableConfig):
         names = [name for name, entry in MODELS.items() if issubclass(entry.config, SelectableConfig)]
         raise ConfigError(f"model.name: fields can be chosen for {', '.join(names)}")
+    dataset = Dataset.load(config.data)
+    if dataset.schema.pair and not reads_pairs(config.architecture):
+        raise ConfigError(f"model.name: {config.model['name']} reads no pair fields; choose on data without them")
     selector = _selector(config, method, settings)
     run = out / SELECTOR
     if (run / "report.json").is_file():
@@ -74,7 +77,7 @@ def select_fields(
     model = bundle.model
     assert isinstance(model, COLD | FSCD)
     device = choose_device(config.training.device)
-    data = EncodedDataset(Dataset.load(config.data), bundle.encoder)
+    data = EncodedDataset(dataset, bundle.encoder)
     importance = field_importance(model.to(device), data, device)
     chosen = choose(importance, bundle.encoder.inputs, keep)
     fields = [

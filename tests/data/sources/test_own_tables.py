@@ -258,6 +258,7 @@ def test_a_wrong_type_is_named(table: str, column: str, values: list[Any], messa
         ("schema:", "shema:", "shop.yaml: schema: is required"),
         ("title: title", "titel: title", "shop.yaml: schema: titel: unknown key; did you mean 'title'?"),
         ("context: [page]", "context: [label]", "shop.yaml: schema.context: 'label' is the name of a built-in column"),
+        ("context: [page]", "pair: [rating]", "shop.yaml: schema.pair: 'rating' is the name of a built-in column"),
         ("title: title", "history_of: records", "shop.yaml: tables.records is required with schema.history_of"),
         ("events: events.csv", "events: events.csv, records: r.csv", "shop.yaml: tables.records is required with"),
         ("history: [sku, tags]", "history: [sku, color]", "shop.yaml: schema: configuration: history field 'color'"),
@@ -287,5 +288,13 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     for name, text in blocks:
         (tmp_path / name).write_text(text)
     log = read_tables(tmp_path / "shop.yaml", tmp_path)
-    assert log.events.rows()[2] == (2, "b-2", 1_715_076_000, 1, "search")
+    assert log.events.columns == ["user", "item", "time", "label", "page", "distance"]
+    assert log.events.rows()[1:] == [
+        (1, "b-2", 1_714_979_289, 0, "home", None),
+        (2, "b-2", 1_715_076_000, 1, "search", 14.0),
+    ]
+    assert [(field.name, field.kind, field.match) for field in log.schema.pair] == [
+        ("distance", "numeric", None),
+        ("category_matches", "numeric", "category"),
+    ]
     assert log.items.rows()[0] == ("a-1", "shoes", ["red", "sport"], 59.9, "Red shoe")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ from prerank.layers.folding import folded
 from prerank.models import fit
 from prerank.models.base import PreRankingModel
 from prerank.models.registry import create, model_config
+from prerank.models.two_tower import TwoTower, TwoTowerConfig
 from prerank.publish.key_table import KeyTable
 from prerank.publish.plan import attention
 from prerank.publish.plan.base import Floats, Past, PlainPlan, Plan
@@ -28,7 +30,7 @@ from prerank.publish.plan.fit import FITPlan
 from prerank.publish.plan.heads import HeadsPlan
 from prerank.publish.precision import PRECISIONS, Precision, Vectors
 from prerank.publish.store import ItemStore
-from prerank.schema import Inputs
+from prerank.schema import Inputs, Scaled, Values
 
 INPUTS = Inputs(
     user={"user_id": 30, "age": 5, "city": 9},
@@ -75,6 +77,7 @@ def store_of(model: PreRankingModel, precision: Precision = "float32") -> ItemSt
         precision=precision,
         rows=Vectors.store(items[:, leading:], precision),
         behaviours=Vectors.store(torch.cat([past, torch.zeros_like(past[:1])]), precision),
+        matches=None,
         titles=None,
         updates=None,
     )
@@ -206,7 +209,11 @@ def test_a_prepared_plan_computes_no_weights(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(attention, "RUN", 40)
     plan.prepare(store)
     monkeypatch.setattr(plan.attention, "_weights", None)
-    request = (random_user(INPUTS, np.random.default_rng(0)), remembered(store, [*range(ITEMS)]), np.arange(ITEMS))
+    request = (
+        random_user(INPUTS, np.random.default_rng(0)),
+        remembered(store, [*range(ITEMS)]),
+        np.arange(ITEMS),
+    )
     expected = logits(PlainPlan(model), store, request)
     np.testing.assert_allclose(logits(plan, store, request), expected, rtol=1e-5, atol=1e-5)
 
@@ -237,6 +244,33 @@ def test_each_kind_of_model_has_the_plan_made_for_it(variant: str, caplog: pytes
     with caplog.at_level(logging.INFO):
         assert type(serving_plan(model, store_of(model))) is OWN[variant]
     assert ("no plan of its own" in caplog.text) == (OWN[variant] is PlainPlan)
+
+
+class PairedTwoTower(TwoTower):
+    """A model of a kind that has a plan, but one that reads a pair feature."""
+
+    reads_pairs = True
+
+    def with_pairs(self, items: Tensor, pairs: Features) -> Tensor:
+        gap = pairs.columns["gap"]
+        assert isinstance(gap, Tensor)
+        return items * gap.unsqueeze(1)
+
+
+def test_no_plan_passes_over_pair_features() -> None:
+    config = model_config(TWO_TOWER, "test")
+    assert isinstance(config, TwoTowerConfig)
+    for pair, kind in ((dict[str, Values](), HeadsPlan), ({"gap": Scaled()}, PlainPlan)):
+        model = PairedTwoTower(replace(INPUTS, pair=pair), config).eval()
+        store = store_of(model)
+        plan = serving_plan(model, store)
+        assert type(plan) is kind
+    user, past, positions = requests(model, [5])[0]
+    gap = Features({"gap": torch.linspace(-1, 1, len(positions))}, len(positions))
+    with torch.inference_mode():
+        given, expected = (way.logits(user, past, store, positions, gap) for way in (plan, PlainPlan(model)))
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
+    assert abs(given - logits(plan, store, (user, past, positions))).max() > 1e-3
 
 
 def test_without_numba_a_folded_model_serves(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -84,9 +84,10 @@ def _read_config(path: Path) -> tuple[TablesConfig, Schema]:
     if not isinstance(declared, dict):
         raise ConfigError(f"{path}: schema: is required, as a mapping of user_id, item_id, user, item and history")
     config, schema = parse(TablesConfig, values, str(path)), parse(Schema, declared, f"{path}: schema")
-    taken = next((field.name for field in schema.context if field.name in EventColumns.model_fields), None)
-    if taken:
-        raise ConfigError(f"{path}: schema.context: {taken!r} is the name of a built-in column; rename the field")
+    sides = {"context": schema.context, "pair": schema.given_pairs}
+    names = [(side, field.name) for side, fields in sides.items() for field in fields]
+    for side, taken in [pair for pair in names if pair[1] in EventColumns.model_fields][:1]:
+        raise ConfigError(f"{path}: schema.{side}: {taken!r} is the name of a built-in column; rename the field")
     if (schema.history_of == "records") != (config.tables.records is not None):
         raise ConfigError(f"{path}: tables.records is required with schema.history_of: records, and only then")
     return config, schema
@@ -119,7 +120,7 @@ def _events(table: Table, names: EventColumns, schema: Schema, users: pl.Series,
         columns["label"] = table.flag(names.label)
     if names.behaviour:
         columns["behaviour"] = table.flag(names.behaviour)
-    columns |= {field.name: _feature(table, field) for field in schema.context}
+    columns |= {field.name: _feature(table, field) for field in (*schema.context, *schema.given_pairs)}
     events = table.read(columns)
     _reject_unknown(table, names.user, events["user"], users, "users")
     _reject_unknown(table, names.item, events["item"], items, "items")

@@ -30,12 +30,12 @@ class DIEN(TargetAttention):
     def __init__(self, inputs: Inputs, config: DIENConfig) -> None:
         super().__init__(inputs, config)
         self.unit = DIENUnit(self.behaviour_width, config.augru, config.auxiliary_weight)
-        self.head = DiceHead(self.user_width + self.item_width + 3 * self.behaviour_width, config.tower)
+        self.head = DiceHead(self.user_width + self.candidate_width + 3 * self.behaviour_width, config.tower)
 
     def relaxed(self, batch: Batch, epochs: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The logits as in serving, and the loss of the next behaviour."""
         del epochs
-        items = self.item(batch.items).unflatten(0, batch.labels.shape)
+        items = self.candidates(batch)
         profile, history, query = self.user_fields(batch.user), self.history(batch), self._query(items)
         interest, losses = self.unit.relaxed(query, history, self._by_field(profile))
         return self._output(profile, items, self.meet(query, interest, history)), losses

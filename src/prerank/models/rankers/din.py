@@ -31,7 +31,7 @@ class DIN(TargetAttention):
     def __init__(self, inputs: Inputs, config: DINConfig) -> None:
         super().__init__(inputs, config)
         self.unit = AttentionUnit(self.behaviour_width, config.attention)
-        self.head = DiceHead(self.user_width + self.item_width + 2 * self.behaviour_width, config.tower)
+        self.head = DiceHead(self.user_width + self.candidate_width + 2 * self.behaviour_width, config.tower)
 
     def meet(self, query: Tensor, interest: Tensor, history: History) -> list[Tensor]:
         """[pool, pool * q]."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prerank.batch import Features, History
 from prerank.layers.crossing import pairwise_products
+from prerank.layers.embedding import FieldEmbeddings
 from prerank.layers.linear import LinearTerm
 from prerank.layers.pooling import mean_pool
 from prerank.models.base import ModelConfig, PreRankingModel
@@ -26,10 +27,14 @@ class FM(PreRankingModel):
 
     Pairs of fields within one side do not need the other, and pairs across are the dot product of both sides'
     sums. So a row is [scalar | sum of embeddings], and a candidate costs d multiplications; nothing is approximated.
+    Pair features join the item's side when a request comes.
     """
+
+    reads_pairs = True
 
     def __init__(self, inputs: Inputs, config: FMConfig) -> None:
         super().__init__(inputs, config)
+        self.pair_fields = FieldEmbeddings(inputs.pair, config.embedding, config.embedding_std)
         self.linear = LinearTerm(inputs, config.embedding_std)
         self.behaviour_width += 1
 
@@ -46,6 +51,13 @@ class FM(PreRankingModel):
     def item(self, features: Features) -> Tensor:
         """(R, 1 + d) [scalar | sum] over item fields."""
         return self._side(self.linear.item(features), self.item_fields(features))
+
+    def with_pairs(self, items: Tensor, pairs: Features) -> Tensor:
+        """(..., 1 + d) [scalar | sum] over item and pair fields: both sides' own and their dot product."""
+        added = self._side(self.linear.pair(pairs), self.pair_fields(pairs)).view(items.shape)
+        across = (items[..., 1:] * added[..., 1:]).sum(-1, keepdim=True)
+        joined = items + added
+        return torch.cat([joined[..., :1] + across, joined[..., 1:]], dim=-1)
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """Both scalars and the dot product of both sums."""

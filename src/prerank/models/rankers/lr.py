@@ -28,10 +28,13 @@ class LR(PreRankingModel):
     Past items have weights of their own, averaged over the history.
     """
 
+    reads_pairs = True
+
     def __init__(self, inputs: Inputs, config: LRConfig) -> None:
         super().__init__(inputs, config)
         past = {name: inputs.item[name] for name in inputs.history}
         self.past_fields = FieldEmbeddings(past, config.embedding, config.embedding_std)
+        self.pair_fields = FieldEmbeddings(inputs.pair, config.embedding, config.embedding_std)
         self.bias = nn.Parameter(torch.zeros(1))
         self.behaviour_width = 1
 
@@ -46,6 +49,10 @@ class LR(PreRankingModel):
     def item(self, features: Features) -> Tensor:
         """(R, 1) weights of R items."""
         return _sum(self.item_fields(features))
+
+    def with_pairs(self, items: Tensor, pairs: Features) -> Tensor:
+        """(..., 1) weights of items and of their pair features."""
+        return items + _sum(self.pair_fields(pairs)).view(items.shape)
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """The sum of both."""

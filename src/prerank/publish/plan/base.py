@@ -35,7 +35,9 @@ class Plan(ABC):
     """A way to compute a request's logits. Threads may share it: a request changes nothing that another one sees."""
 
     @abstractmethod
-    def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
+    def logits(
+        self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
+    ) -> Floats:
         """Score candidates for one user.
 
         Args:
@@ -43,6 +45,7 @@ class Plan(ABC):
             past: the behaviour history, its items from this store.
             store: where the candidates are.
             positions: (K,) the candidates' positions in the store.
+            pairs: K rows of pair fields; None where the data has none or the model reads none.
 
         Returns:
             (K,) logits.
@@ -59,11 +62,16 @@ class PlainPlan(Plan):
     def __init__(self, model: PreRankingModel) -> None:
         self.model = model
 
-    def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
-        """By ``user`` and ``score``, on the model's device."""
+    def logits(
+        self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
+    ) -> Floats:
+        """By ``user``, ``with_pairs`` and ``score``, on the model's device."""
         device = next(self.model.parameters()).device
         user = self.model.user(features.map(lambda tensor: tensor.to(device)), one_history(past.table.to(device)))
-        logits: Tensor = self.model.score(user, store.gather(positions).to(device))
+        items = store.gather(positions).to(device)
+        if pairs is not None:
+            items = self.model.with_pairs(items, pairs.map(lambda tensor: tensor.to(device)))
+        logits: Tensor = self.model.score(user, items)
         return logits.float().cpu().numpy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +20,7 @@ from prerank.models.int_tower import IntTower
 from prerank.models.two_tower import TwoTower
 from prerank.publish.plan.base import Past, PlainPlan, Plan
 from prerank.publish.store import ItemStore
-from prerank.schema import Inputs
+from prerank.schema import Inputs, Values
 
 TOLERANCE = 1e-5
 """Largest difference of a logit from the model's, times max(1, |logit|, standard deviation): sums in another
@@ -67,22 +68,32 @@ def prove(plan: Plan, plain: Plan, model: PreRankingModel, store: ItemStore) -> 
     rng, inputs = np.random.default_rng(0), model.inputs
     for length in (0, 1, min(inputs.history_length, 20)):
         user, past = random_user(inputs, rng), random_past(store, length, model.behaviour_width, rng)
+        pairs = random_rows(inputs.pair, CANDIDATES, rng) if model.reads_pairs and inputs.pair else None
         positions = rng.integers(len(store), size=CANDIDATES)
-        expected = plain.logits(user, past, store, positions)
+        expected = plain.logits(user, past, store, positions, pairs)
         scale = np.maximum(max(1, expected.std()), np.abs(expected))
         for _ in range(2):  # the second time, the plan may know the history's items
-            difference = np.abs(plan.logits(user, past, store, positions) - expected) / scale
+            difference = np.abs(plan.logits(user, past, store, positions, pairs) - expected) / scale
             if not (difference <= TOLERANCE).all():
                 raise ArithmeticError(f"a logit differs from the model's by {np.max(difference):.2g}")
 
 
 def random_user(inputs: Inputs, rng: np.random.Generator) -> Features:
     """One row of user and context fields."""
+    return random_rows(inputs.user, 1, rng)
+
+
+def random_rows(fields: Mapping[str, Values], rows: int, rng: np.random.Generator) -> Features:
+    """Rows of fields of one side."""
     columns = {
-        name: rng.integers(values, size=1) if isinstance(values, int) else rng.uniform(-1, 1, 1).astype(np.float32)
-        for name, values in inputs.user.items()
+        name: rng.integers(values, size=rows) if isinstance(values, int) else rng.uniform(-1, 1, rows)
+        for name, values in fields.items()
     }
-    return Features({name: torch.from_numpy(column) for name, column in columns.items()}, 1)
+    tensors = {
+        name: torch.from_numpy(column if column.dtype.kind == "i" else column.astype(np.float32))
+        for name, column in columns.items()
+    }
+    return Features(tensors, rows)
 
 
 def random_past(store: ItemStore, length: int, width: int, rng: np.random.Generator) -> Past:
@@ -94,6 +105,8 @@ def random_past(store: ItemStore, length: int, width: int, rng: np.random.Genera
 
 
 def _own(model: PreRankingModel, store: ItemStore) -> Plan:
+    if model.reads_pairs and model.inputs.pair:
+        raise NotImplementedError("there is none for pair features")
     device = next(model.parameters()).device.type
     if device != "cpu":
         raise NotImplementedError(f"there is none for device {device}")

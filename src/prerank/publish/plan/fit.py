@@ -42,8 +42,11 @@ class FITPlan(Plan):
         self.tower = _QueriedTower(model, queries)
         self.scores = HeadScores(model.scorer)
 
-    def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
+    def logits(
+        self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
+    ) -> Floats:
         """See ``Plan``."""
+        assert pairs is None
         choices = store.indices(positions)[:, 0].astype(np.int64)  # one type whatever the store's: compiled once
         used = np.flatnonzero(np.bincount(choices, minlength=self.queries))
         chosen = None

@@ -30,7 +30,10 @@ class HeadsPlan(Plan):
         self.model = folded(model)
         self.scores = HeadScores(*scorers)
 
-    def logits(self, features: Features, past: Past, store: ItemStore, positions: Ints) -> Floats:
+    def logits(
+        self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
+    ) -> Floats:
         """See ``Plan``."""
+        assert pairs is None
         user = self.model.user(features, one_history(past.table))
         return self.scores(user.contiguous().numpy(), np.zeros(len(positions), dtype=np.int64), store, positions)
