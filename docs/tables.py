@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+from prerank.bench.latency_report import markdown as latency_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
 
@@ -25,10 +26,15 @@ def filled(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         made = {"models": model_table, "fit": ablation_table}.get(match[2])
-        text = made() if made else markdown_table(json.loads((ROOT / match[2]).read_text(encoding="utf-8")))
-        return f"{match[1]}{text}{match[3]}"
+        return f"{match[1]}{made() if made else result_table(ROOT / match[2])}{match[3]}"
 
     return PLACE.sub(table, text)
+
+
+def result_table(file: Path) -> str:
+    """The table of a committed result: of a comparison of models, or of latencies."""
+    result = json.loads(file.read_text(encoding="utf-8"))
+    return f"{latency_table(result)}\n" if "floor_ms" in result else markdown_table(result)
 
 
 if __name__ == "__main__":

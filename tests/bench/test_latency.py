@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,17 @@ from typer.testing import CliRunner
 
 from prerank.bench import latency as bench
 from prerank.bench import latency_soak
-from prerank.bench.latency import CANDIDATES, HISTORIES, MAIN, QUERIES, Setting, scaling, settings
+from prerank.bench.latency import CANDIDATES, HISTORIES, MAIN, QUERIES, Setting, scaling, settings, whole
 from prerank.bench.latency_floor import counted, fit_products
-from prerank.bench.latency_world import catalogue, opened, publish, random_bundle, random_requests, scoring
+from prerank.bench.latency_report import markdown
+from prerank.bench.latency_world import Request, catalogue, opened, publish, random_bundle, random_requests, scoring
 from prerank.bench.timing import BLOCK, interleaved, quantiles
 from prerank.cli.main import app
 from prerank.errors import ConfigError
 from prerank.models.fit import FIT
-from prerank.publish.generation import open_generation
+from prerank.publish.generation import Generation, open_generation
 from prerank.publish.plan.fit import FITPlan
+from prerank.serving.preranker import Ranked
 
 ITEMS = ["--items", "1500"]
 
@@ -66,6 +70,16 @@ def test_every_model_at_every_setting(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result["scaling"]["queries_p50_ms"].keys() == {"16", "64", "256"}
     assert result["scaling"]["candidates_p50_ms"].keys() == {"100", "2000"}
     assert figure.read_text("utf-8").startswith("<?xml")
+
+
+def test_the_page_has_the_committed_results() -> None:
+    root = Path(__file__).parents[2]
+    places = re.findall(
+        r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", (root / "docs/latency.md").read_text("utf-8"), re.DOTALL
+    )
+    assert places
+    for file, table in places:
+        assert table == markdown(json.loads((root / file).read_text("utf-8"))) + "\n", f"{file}: run make docs"
 
 
 def test_settings_are_the_axes_of_the_issue() -> None:
@@ -166,6 +180,25 @@ def test_a_soak(tmp_path: Path) -> None:
     assert all(0 < part <= whole for part, whole in zip(result["anonymous_mib"], result["resident_mib"], strict=True))
     assert result["growth_after_a_tenth_mib"] == result["resident_mib"][-1] - result["resident_mib"][2]
     assert "resident MiB" in shown
+
+
+def test_a_soak_sees_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 requests that keep 200,000 bytes each: 18 twentieths less one of them come after the first tenth."""
+    kept = []
+
+    def leaking(generation: Generation) -> Callable[[Request], Any]:
+        answer = whole(generation)
+
+        def leak(request: Request) -> Ranked:
+            kept.append(np.ones(25_000))
+            return answer(request)
+
+        return leak
+
+    monkeypatch.setattr(latency_soak, "whole", leaking)
+    result = latency_soak.soak(tmp_path, 1500, 400, 1, lambda *_: None)
+    assert len(kept) == result["requests"] == 400
+    assert result["anonymous_growth_after_a_tenth_mib"] == pytest.approx(17 * 20 * 200_000 / 2**20, rel=0.3)
 
 
 def test_a_large_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
