@@ -15,7 +15,8 @@ from typing import Any
 import polars as pl
 import torch
 
-from prerank.bench.latency import MAIN, REQUESTS, Progress, environment, one_thread, whole
+from prerank.bench.environment import environment
+from prerank.bench.latency import MAIN, REQUESTS, Progress, one_thread, whole
 from prerank.bench.latency_world import (
     Request,
     catalogue,
