@@ -57,7 +57,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# The tables of README.md, from the JSON in results/.
+# The tables of README.md and docs/, from the JSON in results/ and the registry.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/tables.py
 
@@ -85,14 +85,16 @@ study: $(VENV)/.demo
 		$(BIN)/prerank compare runs/$$data/two_tower runs/$$data/fit --json results/$$data.json || exit; \
 	done
 
-# Every configuration of configs/$(SET), one seed each; DATA names the data set, built as above.
+# Every configuration of configs/$(SET), one seed each: results/$(SET)-models.json. DATA names the data set, built as
+# above; CHANGES may bound the training: make models SET=ml-1m CHANGES='--set training.max_epochs=5'
 SET ?= ml-100k
 DATA ?= data/$(SET)
+CHANGES ?=
 .PHONY: models
 models: $(VENV)/.demo
 	for config in configs/$(SET)/*.yaml; do \
 		run=runs/$(SET)/$$(basename $$config .yaml); \
 		test -f $$run/report.json || \
-		$(BIN)/prerank fit $$config --set data=$(DATA) --set training.max_epochs=$(EPOCHS) --out $$run || exit; \
+		$(BIN)/prerank fit $$config --set data=$(DATA) $(CHANGES) --out $$run || exit; \
 	done
 	$(BIN)/prerank compare runs/$(SET)/two_tower $$(ls -d runs/$(SET)/*/ | grep -v /two_tower/) --json results/$(SET)-models.json
