@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test soak oracles clients check format docs clean
+.PHONY: install demo test oracles clients check format docs clean
 
 install: $(VENV)/.dev
 
@@ -26,10 +26,6 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
-
-# Generations that change while a service is under load; wants a machine that does nothing else.
-soak: $(VENV)/.dev
-	PRERANK_SOAK=1 $(BIN)/pytest tests/bench/test_service_soak.py
 
 # Models and layers against other implementations, which are installed into an environment of their own.
 oracles: $(VENV)-oracles/.ready

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
-import pytest
 from typer.testing import CliRunner
 
 from prerank.bench.service_soak import World
@@ -16,7 +14,6 @@ from prerank.cli.main import app
 ZERO = ["failed", "wrong", "bad_served", "half_sent_lost", "exit_code"]
 
 
-@pytest.mark.skipif("PRERANK_SOAK" not in os.environ, reason="a soak under load: make soak")
 def test_swaps_under_load_and_an_end_in_the_middle(tmp_path: Path) -> None:
     file = tmp_path / "soak.json"
     result = CliRunner().invoke(
