@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from prerank.bench.service_soak import World
 from prerank.cli.main import app
+from prerank.publish.generation import locate
 
 ZERO = ["failed", "wrong", "bad_served", "half_sent_lost", "exit_code"]
 
@@ -28,6 +29,7 @@ def test_swaps_under_load_and_an_end_in_the_middle(tmp_path: Path) -> None:
 def test_an_answer_of_two_generations_is_found(tmp_path: Path) -> None:
     """The comparison can fail."""
     world = World(tmp_path, 1)
+    assert locate(tmp_path).name == world.names[1]  # so that the first swap is one
     first, second = world.names
 
     def batch(generations: tuple[str, str], scores: tuple[str, str]) -> dict[str, object]:

@@ -56,9 +56,11 @@ class World:
         self.directory = directory
         world = build(checkerboard(users=60, items=200, events_per_user=12, seed=seed), preset("din"))
         encoder, config = Encoder.fit(world), model_config({"name": "fit", "embedding_std": 1.0}, "soak")
+        self.names: list[str] = []  # as published, the second is current: names of one second sort by their hashes
         for number in range(2):
             torch.manual_seed(seed + number)
-            publish_bundle(Bundle(create(config, encoder.inputs), encoder, config, {}), world, directory)
+            bundle = Bundle(create(config, encoder.inputs), encoder, config, {})
+            self.names.append(publish_bundle(bundle, world, directory).name)
         ids = world.items[encoder.schema.item_id].to_list()
         ones: list[dict[str, Any]] = [
             {"candidates": ids, "user": {"user_id": user}, "history": ids[user : user + 9]} for user in (1, 2)
@@ -67,7 +69,6 @@ class World:
             "/v1/rank": json.dumps({**ones[0], "deadline_ms": DEADLINE_MS}).encode(),
             "/v1/rank:batch": json.dumps({"requests": ones, "deadline_ms": DEADLINE_MS}).encode(),
         }
-        self.names = sorted(path.name for path in (directory / GENERATIONS).iterdir())
         self.truth: dict[tuple[str, int], Scores] = {}
         for name in self.names:
             ranker = PreRanker(open_generation(directory / GENERATIONS / name))
