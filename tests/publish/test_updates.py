@@ -334,8 +334,22 @@ def test_damage_is_refused_when_opening_and_passed_over_while_serving(
         ItemUpdates(place, serving).upsert([NEW])
 
 
-def test_the_log_of_another_generation_is_refused(published: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", ["as published", "the same"])
+def test_the_log_of_another_generation_is_refused(
+    published: dict[str, Path],
+    titled: Dataset,
+    bundle: Bundle,
+    tmp_path: Path,
+    names: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names may be equal: publishing one model twice within a second, into two directories, makes two salts."""
     first, second = copied(published, tmp_path / "a"), copied(published, tmp_path / "b", "int8")
+    if names == "the same":
+        monkeypatch.setattr("prerank.publish.publish.new_generation", lambda _: "20260101T000000-01234567")
+        first, second = tmp_path / "first", tmp_path / "second"
+        publish_bundle(bundle, titled, first)
+        publish_bundle(bundle, titled, second)
     ItemUpdates.open(first).upsert([NEW])
     other = open_generation(locate(second))
     (second / "updates").mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ import logging
 import struct
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from prerank.publish.store_files import Encoded, from_disk, to_disk
 from prerank.publish.update_log import LogReader
 
 UPDATES = "updates"
-LOG_FORMAT = 1
+LOG_FORMAT = 2
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class Layout:
     behaviour_width: int
 
     def beginning(self) -> bytes:
-        """The first record of a log."""
-        return json.dumps({"log": LOG_FORMAT, "generation": self.generation}).encode()
+        """The first record of a log: all that its records depend on."""
+        return json.dumps({"log": LOG_FORMAT, **asdict(self)}).encode()
 
     def upsert(
         self,
