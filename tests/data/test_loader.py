@@ -186,3 +186,31 @@ def test_fresh_negatives_leave_the_stored_ones_alone() -> None:
     before = dataset.parts["train"].items.copy()
     list(Loader(data, "train", 16, seed=1, fresh_negatives=True).batches())
     assert (dataset.parts["train"].items == before).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_so_many_negatives_beside_the_stored_ones(hourly: EncodedDataset, count: int) -> None:
+    """Stored ones first, then unseen ones that stay the same in every epoch; the requests are those of the data set."""
+
+    def drawn(seed: int, epoch: int) -> list[Request]:
+        return unpacked(Loader(hourly, "train", 60, seed, negatives=count).batches(epoch))
+
+    first = drawn(1, 0)
+    assert Counter(first) == Counter(drawn(1, 1))
+    assert (Counter(first) == Counter(drawn(2, 0))) == (count <= 2)
+    kept = min(count, 2)
+    assert Counter((user, history, items[: 1 + kept]) for user, history, items, _ in first) == Counter(
+        (user, history, items[: 1 + kept]) for user, history, items, _ in expected(hourly, "train")
+    )
+    assert {labels for *_, labels in first} == {(1, *[0] * count)}
+    touched = {(user[0], items[0]) for part in PARTS for user, _, items, _ in expected(hourly, part)}
+    assert all((user[0], item) not in touched for user, _, items, _ in first for item in items[1:])
+    loader = Loader(hourly, "train", 60, 1, negatives=count)
+    assert len(list(loader.batches())) == len(loader) == -(-len(hourly.dataset.parts["train"]) // (60 // (1 + count)))
+
+
+def test_so_many_fresh_negatives(hourly: EncodedDataset) -> None:
+    epochs = [unpacked(Loader(hourly, "train", 60, 1, True, 4).batches(epoch)) for epoch in range(2)]
+    negatives = [Counter((user, items[1:]) for user, _, items, _ in epoch) for epoch in epochs]
+    assert negatives[0] != negatives[1]
+    assert {len(items) for epoch in epochs for _, _, items, _ in epoch} == {5}

@@ -106,6 +106,14 @@ def test_fresh_negatives_change_training_only_where_sampled(
     assert fixed.log[0]["valid_base_rate"] == fresh.log[0]["valid_base_rate"]
 
 
+def test_more_negatives_change_training_alone(built: Path, encoded: EncodedDataset, tmp_path: Path) -> None:
+    few = train(config("two_tower", built), encoded, tmp_path / "few", Silent())
+    many = train(config("two_tower", built, negatives=4), encoded, tmp_path / "many", Silent())
+    assert few.log[0]["train_loss"] != many.log[0]["train_loss"]
+    assert {epoch["valid_base_rate"] for epoch in (*few.log, *many.log)} == {0.5}
+    assert {epoch["valid_rows"] for epoch in (*few.log, *many.log)} == {few.log[0]["valid_rows"]}
+
+
 def test_diverging_loss_is_an_error(built: Path, encoded: EncodedDataset, tmp_path: Path) -> None:
     settings = config("two_tower", built, learning_rate=1e30)
     with pytest.raises(DataError, match="learning_rate"):

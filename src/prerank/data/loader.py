@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from prerank.batch import Batch, Features, Ragged
 from prerank.data.build import sampler_for
 from prerank.data.encoder import Encoder, unknown_share
-from prerank.data.log import Dataset, Ints, Rows
+from prerank.data.log import Dataset, Ints, Rowids, Rows
 
 
 class EncodedDataset:
@@ -55,6 +56,7 @@ class Loader:
         batch_rows: int,
         seed: int | None = None,
         fresh_negatives: bool = False,
+        negatives: int | None = None,
     ) -> None:
         """Prepare one part.
 
@@ -64,12 +66,17 @@ class Loader:
             batch_rows: rows (request-candidate pairs) a batch; requests are never split.
             seed: shuffles each epoch; None keeps the stored order.
             fresh_negatives: draw new negatives for every epoch (sampled labels only).
+            negatives: how many a positive has here (sampled labels only); None is as many as are stored. Further
+                ones are drawn once for all epochs unless they are fresh.
         """
         self.data = data
         self.rows = data.dataset.parts[part]
-        self.requests: int = max(1, batch_rows // self.rows.items.shape[1])
+        stored: int = self.rows.items.shape[1]
+        self.candidates = stored if negatives is None else 1 + negatives
+        self.requests: int = max(1, batch_rows // self.candidates)
         self.seed = seed
-        self.sampler = sampler_for(data.dataset) if fresh_negatives else None
+        self.fresh = fresh_negatives
+        self.sampler = sampler_for(data.dataset) if fresh_negatives or self.candidates > stored else None
         context = self.rows.context
         self.context = data.encoder.encode("context", context) if context is not None else None
         self.given = data.encoder.encode("pair", self.rows.pairs) if self.rows.pairs is not None else None
@@ -83,17 +90,30 @@ class Loader:
         order = np.arange(len(self.rows))
         if self.seed is not None:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
-        items = self.rows.items
-        if self.sampler is not None:
-            items = items.copy()
-            rng = np.random.default_rng([self.seed or 0, epoch, 1])
-            items[:, 1:] = self.sampler.draw(np.asarray(self.rows.users), items[:, 0], items.shape[1] - 1, rng)
+        items = self._items(epoch)
         edges = np.linspace(0, len(order), len(self) + 1).astype(np.int64)  # even sizes: no tiny last batch
         for step in range(start, len(self)):
             chosen = order[edges[step] : edges[step + 1]]
             yield self._batch(chosen, items[chosen].ravel())
 
-    def _batch(self, chosen: Ints, items: np.ndarray[Any, np.dtype[np.int32]]) -> Batch:
+    def _items(self, epoch: int) -> Rowids:
+        """(R, C) the candidates of an epoch: stored ones as far as they go, unless all negatives are fresh."""
+        stored = np.asarray(self.rows.items)
+        kept = 1 if self.fresh else min(stored.shape[1], self.candidates)
+        if self.sampler is None:
+            return stored[:, :kept]
+        rng = np.random.default_rng([self.seed or 0, epoch if self.fresh else 0, 1])
+        drawn = self.sampler.draw(np.asarray(self.rows.users), stored[:, 0], self.candidates - kept, rng)
+        return np.concatenate([stored[:, :kept], drawn], axis=1)
+
+    def _labels(self, chosen: Ints) -> Tensor:
+        """(n, C); where negatives are sampled every row has the same."""
+        labels = self.rows.labels[chosen].astype(np.float32)
+        if labels.shape[1] < self.candidates:
+            labels = np.pad(labels, ((0, 0), (0, self.candidates - labels.shape[1])))
+        return torch.from_numpy(labels[:, : self.candidates])
+
+    def _batch(self, chosen: Ints, items: Rowids) -> Batch:
         rows: Rows = self.rows
         users = rows.users[chosen]
         entries, lengths = self.data.dataset.timelines.windows(users, rows.ends[chosen], self.data.encoder.history)
@@ -108,7 +128,7 @@ class Loader:
             behaviours=behaviours,
             history=history,
             items=candidates,
-            labels=torch.from_numpy(rows.labels[chosen].astype(np.float32)),
+            labels=self._labels(chosen),
             pairs=self._pairs(chosen, behaviours, history, candidates),
         )
 

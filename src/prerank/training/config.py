@@ -22,6 +22,7 @@ class TrainingConfig(Strict):
     patience: int = Field(default=3, ge=1, description="epochs without a better validation AUC before stopping")
     clip_norm: float = Field(default=10.0, gt=0, description="bound of the gradient's global norm")
     fresh_negatives: bool = Field(default=False, description="draw new training negatives for every epoch")
+    negatives: int | None = Field(default=None, ge=1, description="per positive; by default as many as are stored")
     teacher: Path | None = Field(default=None, description="a finished run on the same data set, to learn from")
     teacher_weight: float = Field(default=1.0, gt=0, description="weight of the cross-entropy to its probabilities")
     checkpoint_steps: int = Field(default=500, ge=1, description="steps between checkpoints; also at each epoch's end")

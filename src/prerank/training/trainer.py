@@ -136,8 +136,9 @@ class _Run:
     ) -> None:
         self.config, self.data, self.out, self.reporter = config, data, out, reporter
         settings = config.training
-        if settings.fresh_negatives and data.dataset.protocol.labels != "sampled":
-            raise ConfigError("training.fresh_negatives: the data set's labels are given, none are sampled")
+        sampling = "fresh_negatives" if settings.fresh_negatives else "negatives" if settings.negatives else None
+        if sampling and data.dataset.protocol.labels != "sampled":
+            raise ConfigError(f"training.{sampling}: the data set's labels are given, none are sampled")
         if (settings.teacher is None) != (teacher is None):
             raise ConfigError("training.teacher: the configuration and the loaded teacher do not go together")
         self.device = choose_device(settings.device)
@@ -147,7 +148,9 @@ class _Run:
         fused = self.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, fused=fused)
         self.relaxed = torch.compile(self.model.relaxed) if settings.compile else self.model.relaxed
-        self.loader = Loader(data, "train", settings.batch_rows, config.seed, settings.fresh_negatives)
+        self.loader = Loader(
+            data, "train", settings.batch_rows, config.seed, settings.fresh_negatives, settings.negatives
+        )
         self.best = weights(self.model)
         self.progress = Progress()
         self.identity = _identity(config, data, teacher)
@@ -198,7 +201,7 @@ class _Run:
             "train_loss": progress.loss_sum / len(self.loader),
             **{f"train_{name}": total / len(self.loader) for name, total in progress.auxiliary_sums.items()},
             **{f"valid_{name}": value for name, value in result.metrics.items()},
-            "rows_per_second": self.loader.rows.items.size / progress.seconds,
+            "rows_per_second": len(self.loader.rows) * self.loader.candidates / progress.seconds,
             "train_seconds": progress.seconds,
             "valid_seconds": time.perf_counter() - begun,
         }
