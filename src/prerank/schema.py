@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from typing import Any, Literal, Self
@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field as Default
 from pydantic import field_validator, model_validator
 
-from prerank.config import Strict
+from prerank.config import Strict, parse
 from prerank.errors import ConfigError
 
 Kind = Literal["categorical", "multi", "numeric"]
@@ -124,6 +124,16 @@ class Schema(Strict):
             if next(field for field in self.item if field.name == pair.match).kind == "numeric":
                 raise ValueError(f"pair field {pair.name!r}: match {pair.match!r} is numeric; categories can match")
         return self
+
+    def counting(self, fields: Sequence[str]) -> Schema:
+        """The same schema with a pair field ``FIELD_matches`` for each of these history fields.
+
+        Raises:
+            ConfigError: no such history field, a numeric one, or the new name is taken.
+        """
+        pair = [field.model_dump() for field in self.pair]
+        pair += [{"name": f"{field}_matches", "match": field} for field in fields]
+        return parse(Schema, {**self.model_dump(), "pair": pair}, "--match")
 
     @property
     def given_pairs(self) -> tuple[PairField, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,10 @@ def build_dataset(
     target: Annotated[Path, typer.Option("--to", help="folder of the built data set")],
     protocol: Annotated[str | None, typer.Option("--preset", help=f"protocol: {', '.join(PRESETS)}")] = None,
     changes: Changes = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option("--match", help="count, as a pair feature, past behaviours that share this field's value"),
+    ] = None,
     fetch: Annotated[bool, typer.Option("--download", help="fetch missing official files into --from")] = False,
     json_file: Json = None,
 ) -> None:
@@ -44,6 +49,7 @@ def build_dataset(
             download_source(name, source)
         raw = open_source(name, source)
         default = SOURCES[name].preset
+    raw = replace(raw, schema=raw.schema.counting(match or ()))
     dataset = build(raw, preset(protocol or default, changes or ()))
     dataset.save(target)
     description = describe_dataset(dataset)

@@ -270,6 +270,6 @@ def _identity(config: RunConfig, data: EncodedDataset, teacher: Teacher | None) 
         "training": config.training.model_dump(mode="json", exclude=free),
         "teacher": teacher and teacher.fingerprint,
         "seed": config.seed,
-        "data": [dataset.name, dataset.protocol.model_dump(mode="json"), dataset.facts],
+        "data": [dataset.name, dataset.schema.model_dump(), dataset.protocol.model_dump(mode="json"), dataset.facts],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
