@@ -109,3 +109,20 @@ def test_what_cannot_be_meant_is_named_in_one_line(changes: dict[str, Any], mess
 
 def test_user_and_item_may_share_a_field_name() -> None:
     assert schema(user=["user", "genres"]).user[1].name == "genres"
+
+
+def test_counting_adds_pair_fields() -> None:
+    counted = schema(pair=["badge"]).counting(["genres", "film"])
+    assert [(field.name, field.match) for field in counted.pair] == [
+        ("badge", None),
+        ("genres_matches", "genres"),
+        ("film_matches", "film"),
+    ]
+    assert [field.kind for field in counted.matched_pairs] == ["numeric", "numeric"]
+    assert schema().counting(()) == schema()
+
+
+@pytest.mark.parametrize("fields", [["nothing"], ["genres", "genres"]])
+def test_counting_what_cannot_be_counted(fields: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--match: .*(not a history field|declared twice)"):
+        schema().counting(fields)

@@ -91,6 +91,12 @@ def test_from_tables_to_a_ranked_list(prerank: Prerank, tables: Path, tmp_path: 
     facts = json.loads((tmp_path / "facts.json").read_text())["facts"]
     assert facts["parts"]["test"]["requests"] == 40
 
+    counted = ["--match", "category", "--to", tmp_path / "counted", "--preset", "din"]
+    assert prerank("data", "build", tables / "schema.yaml", "--from", tables, *counted)[0] == 0
+    before, after = Dataset.load(data), Dataset.load(tmp_path / "counted")
+    assert [field.name for field in after.schema.pair] == ["category_matches"]
+    assert all((before.parts[part].items == after.parts[part].items).all() for part in before.parts)
+
     settings = tmp_path / "run.yaml"
     settings.write_text(yaml.safe_dump({"data": str(data), "model": MODEL}))
     changes = ["--set", "training.max_epochs=2", "--set", "training.batch_rows=64"]
@@ -197,10 +203,12 @@ def test_broken_tables(
     assert not target.exists()
 
 
-def test_hurried_mistakes(prerank: Prerank, built: Path, settings: Path, tmp_path: Path) -> None:
+def test_hurried_mistakes(prerank: Prerank, built: Path, tables: Path, settings: Path, tmp_path: Path) -> None:
     wrong = prerank("data", "build", "ml-1k", "--from", tmp_path, "--to", tmp_path / "d")
     one_line(wrong, "ml-1k", "did you mean 'ml-100k'")
     one_line(prerank("data", "build", "ml-1m", "--from", tmp_path, "--to", tmp_path / "d"), "ratings.dat", "--download")
+    own = ["data", "build", tables / "schema.yaml", "--from", tables, "--to", tmp_path / "d"]
+    one_line(prerank(*own, "--match", "colour"), "--match", "'colour' is not a history field: item_id, category")
     one_line(prerank("data", "show", tmp_path), "dataset.json", "prerank data build")
     one_line(prerank("evaluate", built), "not a run directory", "prerank fit")
     one_line(prerank("publish", tmp_path / "nothing", "--to", tmp_path), "nothing")

@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from prerank.data.build import build
+from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset
-from prerank.data.sources.synthetic import best_auc
+from prerank.data.protocol import Protocol
+from prerank.data.sources.synthetic import best_auc, checkerboard
 from prerank.errors import ArtefactError, ConfigError, DataError
 from prerank.evaluation.evaluate import evaluate
 from prerank.training.checkpoint import POINTER, load_checkpoint, save_checkpoint
@@ -114,6 +119,16 @@ def test_more_negatives_change_training_alone(built: Path, encoded: EncodedDatas
     assert {epoch["valid_rows"] for epoch in (*few.log, *many.log)} == {few.log[0]["valid_rows"]}
 
 
+@pytest.mark.parametrize("option", [{"fresh_negatives": True}, {"negatives": 4}])
+def test_negatives_are_drawn_where_labels_are_sampled_only(option: dict[str, Any], tmp_path: Path) -> None:
+    raw = checkerboard(users=20, items=40, events_per_user=6)
+    labels = np.arange(raw.events.height) % 2
+    given = replace(raw, events=raw.events.with_columns(label=labels))
+    dataset = build(given, Protocol(labels="given", test="rows", test_size=0.2))
+    with pytest.raises(ConfigError, match=f"training.{next(iter(option))}: the data set's labels are given"):
+        train(config("fit", tmp_path, **option), EncodedDataset(dataset, Encoder.fit(dataset)), tmp_path, Silent())
+
+
 def test_diverging_loss_is_an_error(built: Path, encoded: EncodedDataset, tmp_path: Path) -> None:
     settings = config("two_tower", built, learning_rate=1e30)
     with pytest.raises(DataError, match="learning_rate"):
@@ -124,6 +139,10 @@ def test_checkpoint_of_another_run_is_refused(built: Path, encoded: EncodedDatas
     train(config("two_tower", built), encoded, tmp_path, Silent())
     with pytest.raises(ArtefactError, match="another configuration"):
         train(config("two_tower", built, learning_rate=0.02), encoded, tmp_path, Silent())
+    dataset = encoded.dataset
+    counting = replace(dataset, schema=dataset.schema.counting(["category"]))
+    with pytest.raises(ArtefactError, match="another configuration or data set"):
+        train(config("two_tower", built), EncodedDataset(counting, Encoder.fit(counting)), tmp_path, Silent())
 
 
 def test_a_finished_run_trains_no_further(built: Path, encoded: EncodedDataset, tmp_path: Path) -> None:
