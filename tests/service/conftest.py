@@ -90,6 +90,7 @@ class Running:
     process: subprocess.Popen[str]
     port: int
     log: Path
+    rpc_port: int = 0
     connections: list[http.client.HTTPConnection] = field(default_factory=list)
 
     def connect(self) -> http.client.HTTPConnection:
@@ -153,6 +154,10 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         line = process.stdout.readline()
         assert line.startswith("listening at http://127.0.0.1:"), log.read_text()
         running.append(Running(process, int(line.rsplit(":", 1)[1]), log))
+        if any(option.startswith("grpc_port=") for option in options):
+            line = process.stdout.readline()
+            assert line.startswith("listening at grpc://127.0.0.1:"), log.read_text()
+            running[-1].rpc_port = int(line.rsplit(":", 1)[1])
         if ready:
             running[-1].wait_for()
         return running[-1]
@@ -170,5 +175,5 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 @pytest.fixture(scope="session")
 def service(serve: Serve, master: Path) -> Running:
-    """A server with the settings that it has unless told otherwise."""
-    return serve(master)
+    """A server with the settings that it has unless told otherwise, and gRPC."""
+    return serve(master, "--set", "grpc_port=0")

@@ -11,7 +11,17 @@ from tests.service.conftest import JSON, Answer, Running
 
 INFER = "/v2/models/prerank/infer"
 PARAMETERS = ("k", "ranking", "unknown", "deadline_ms")
-KINDS: dict[str, Any] = {"INT64": np.int64, "FP64": np.float64, "FP32": np.float32, "INT8": np.int8, "BOOL": np.bool_}
+KINDS: dict[str, Any] = {
+    "BOOL": np.bool_,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT8": np.uint8,
+    "UINT64": np.uint64,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
 
 
 def tensor(name: str, values: Any, datatype: str | None = None, **more: Any) -> dict[str, Any]:

@@ -141,7 +141,7 @@ BINARY: dict[str, tuple[Any, bytes, Any, str]] = {
     "a null size": ({"inputs": [{**CANDIDATES, "data": None}]}, b"", None, "inputs.candidates.data"),
     "a size beyond numbers": (*binary(b"1234", size=2**70), None, "binary_data_size"),
     "data and size": (*binary(b"", data=ITEMS[:4]), None, "inputs.candidates.data"),
-    "half an integer": (*binary(b"x" * 28, "INT64"), None, "inputs.candidates.parameters.binary_data_size"),
+    "half an integer": (*binary(b"x" * 28, "INT64"), None, "inputs.candidates: 28 bytes"),
     "integers too few": (*binary(b"x" * 24, "INT64"), None, "inputs.candidates.shape"),
     "half a length": (*binary(b"\1\0", count=1), None, "inputs.candidates: value 0"),
     "a text cut": (*binary(struct.pack("<I", 5) + b"abcd", count=1), None, "inputs.candidates: value 0"),

@@ -20,7 +20,7 @@ def serve(
     config: Annotated[Path | None, typer.Option("--config", help="YAML of settings, see docs/serving.md")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="change a setting: key=value")] = None,
 ) -> None:
-    """Answer requests over HTTP, and follow new generations, until SIGTERM or Ctrl-C.
+    """Answer requests over HTTP (and gRPC, see docs/serving.md), and follow new generations, until SIGTERM or Ctrl-C.
 
     Example: prerank serve published --port 8000 --set queue=128
     """
@@ -35,5 +35,7 @@ def serve(
     values: dict[str, Any] = override(read_yaml(config) if config else {}, changes or [])
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = parse(ServiceConfig, {**values, **given}, str(config or "serve"))
+    if settings.grpc_port is not None and any(find_spec(module) is None for module in ("grpc", "google.protobuf")):
+        raise ConfigError("grpc_port: needs more packages; install them with: pip install 'prerank[grpc]'")
     log_to_stderr()
     run(directory, settings, lambda address: console.out.print(f"listening at {address}"))

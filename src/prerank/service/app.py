@@ -24,6 +24,7 @@ class Service:
 
     def __init__(self, directory: Path, config: ServiceConfig, token: bytes | None = None) -> None:
         self.config = config
+        self.token = token
         self.engine = Engine(directory, config)
         self._description = msgspec.json.encode(openapi(token is not None))
         routes = [

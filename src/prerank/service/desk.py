@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TypeVar
 
 from prerank.service.metrics import Metrics
-from prerank.service.refusal import RefusedError, busy
+from prerank.service.refusal import RefusedError, TooLateError, busy, later
 
 T = TypeVar("T")
 MEMORY = 0.1  # how much of the estimate the latest job is
@@ -94,6 +94,5 @@ class Desk:
 
     def _late(self, what: str) -> RefusedError:
         self.metrics.refused.labels("deadline").inc()
-        return busy(
-            HTTPStatus.SERVICE_UNAVAILABLE, f"deadline_ms: {what}; allow more time, or send less", self._seconds
-        )
+        message = f"deadline_ms: {what}; allow more time, or send less"
+        return TooLateError(HTTPStatus.SERVICE_UNAVAILABLE, message, later(self._seconds))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
-from time import perf_counter
-
-from starlette.requests import Request as HttpRequest
 
 from prerank.errors import RequestError
 from prerank.service.body import Bodies
 from prerank.service.desk import Desk
 from prerank.service.live import Live
 from prerank.service.metrics import Metrics
+from prerank.service.refusal import RefusedError
 from prerank.service.settings import ServiceConfig
 from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
@@ -33,16 +32,30 @@ class Engine:
         """Whether requests are welcome."""
         return self.live.generation is not None and not self.live.draining
 
-    def deadline(self, request: HttpRequest, wanted: float | None) -> float:
+    def deadline(self, arrived: float, wanted: float | None) -> float:
         """When the answer becomes worthless, on the clock of ``perf_counter``.
 
         Args:
-            request: counted from when its headers had arrived.
+            arrived: when the request's headers had arrived.
             wanted: milliseconds that it allows; as many as the operator says if None.
         """
         milliseconds = self.config.deadline_ms if wanted is None else min(wanted, self.config.longest_deadline_ms)
-        arrived: float = request.scope.get("arrived", perf_counter())
         return arrived + milliseconds / 1000
+
+    def ranker(self, model: str, version: str | None) -> PreRanker:
+        """What answers a request of the open protocol, which names a model and perhaps a version.
+
+        Raises:
+            RefusedError: it is another model or version, or nothing is loaded yet.
+        """
+        if model != self.config.name:
+            message = f"model {model!r}: is not served; models: {self.config.name}"
+            raise RefusedError(HTTPStatus.NOT_FOUND, message)
+        ranker = self.live.ranker()
+        if version not in (None, ranker.generation.name):
+            message = f"version {version!r}: is not served; versions: {ranker.generation.name}"
+            raise RefusedError(HTTPStatus.NOT_FOUND, message)
+        return ranker
 
     def rank(self, ranker: PreRanker, request: Request) -> Ranked:
         """Answer a request, in a thread of the desk.

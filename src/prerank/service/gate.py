@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,22 @@ OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready"
 """Where no token is asked for, so that probes need none."""
 
 log = logging.getLogger(__name__)
+
+
+def check_token(values: Sequence[bytes], token: bytes | None) -> None:
+    """Refuse who does not show the token, if there is one.
+
+    Args:
+        values: of all headers that are called authorization.
+        token: the token.
+
+    Raises:
+        RefusedError: it is missing or wrong.
+    """
+    kind, _, shown = (values[0] if len(values) == 1 else b"").partition(b" ")
+    if token is not None and (kind.lower() != b"bearer" or not hmac.compare_digest(shown.strip(), token)):
+        message = "authorization: send the header 'Authorization: Bearer TOKEN'"
+        raise RefusedError(HTTPStatus.UNAUTHORIZED, message, {"WWW-Authenticate": "Bearer"})
 
 
 class Gate:
@@ -68,15 +85,8 @@ class Gate:
         if len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in given) > allowed:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise RefusedError(status, f"headers: more than {allowed} bytes of request line and headers")
-        if self.token is None or scope["path"] in OPEN:
-            return
-        values = [value for name, value in given if name == b"authorization"]
-        kind, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
-        if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
-            headers = {"WWW-Authenticate": "Bearer"}
-            raise RefusedError(
-                HTTPStatus.UNAUTHORIZED, "authorization: send the header 'Authorization: Bearer TOKEN'", headers
-            )
+        if scope["path"] not in OPEN:
+            check_token([value for name, value in given if name == b"authorization"], self.token)
 
     def _answer(self, error: Exception) -> ASGIApp:
         match error:

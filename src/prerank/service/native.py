@@ -46,7 +46,7 @@ class Native:
         def work() -> bytes:
             return msgspec.json.encode(answer_of(engine.rank(ranker, asked), len(asked.candidates)))
 
-        return _json(await engine.desk.do(work, engine.deadline(request, message.deadline_ms)))
+        return _json(await engine.desk.do(work, engine.deadline(request.scope["arrived"], message.deadline_ms)))
 
     async def rank_batch(self, request: Request) -> Response:
         """Order the candidates of several requests; all are answered or none."""
@@ -67,7 +67,7 @@ class Native:
             sent = [answer_of(ranked, len(one.candidates)) for one, ranked in zip(every, answers, strict=True)]
             return msgspec.json.encode(BatchAnswer(sent, ranker.generation.name))
 
-        return _json(await engine.desk.do(work, engine.deadline(request, message.deadline_ms), count))
+        return _json(await engine.desk.do(work, engine.deadline(request.scope["arrived"], message.deadline_ms), count))
 
 
 def _json(body: bytes) -> Response:

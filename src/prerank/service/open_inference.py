@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from http import HTTPStatus
 
 import msgspec
 from starlette.requests import Request
@@ -12,7 +11,7 @@ from starlette.routing import Route
 
 from prerank import __version__
 from prerank.service.engine import Engine
-from prerank.service.messages import bad_request, check_size, decode
+from prerank.service.messages import bad_request, decode
 from prerank.service.open_messages import (
     InferAnswer,
     InferInput,
@@ -25,16 +24,7 @@ from prerank.service.open_messages import (
     Ready,
     ServerMetadata,
 )
-from prerank.service.rank_tensors import (
-    OUTPUTS,
-    RankParameters,
-    describe,
-    facts_of,
-    read_parameters,
-    to_request,
-    to_tensors,
-)
-from prerank.service.refusal import RefusedError
+from prerank.service.rank_tensors import RankParameters, describe, rank_tensors, read_parameters, wanted_outputs
 from prerank.service.tensors import SIZE, Tensor, read_tensors, to_bytes
 from prerank.serving.preranker import PreRanker
 
@@ -97,37 +87,21 @@ class OpenInference:
 
         def work() -> Response:
             tensors = read_tensors(message.inputs, binary)
-            asked = to_request(tensors, parameters, ranker.generation)
-            check_size(asked, engine.config.limits, "inputs.")
-            ranked = engine.rank(ranker, asked)
-            outputs = to_tensors(ranked, tensors["candidates"])
+            facts, outputs = rank_tensors(engine, ranker, tensors, parameters)
             parts = {name: to_bytes(outputs[name]) for name, in_bytes in wanted.items() if in_bytes}
             answer = InferAnswer(
                 model_name=engine.config.name,
-                model_version=ranked.generation,
-                parameters=facts_of(ranked, len(asked.candidates)),
+                model_version=facts.generation,
+                parameters=facts,
                 outputs=[_sent(outputs[name], parts.get(name)) for name in wanted],
                 id=message.id,
             )
             return _response(answer, parts.values())
 
-        return await engine.desk.do(work, engine.deadline(request, parameters.deadline_ms))
+        return await engine.desk.do(work, engine.deadline(request.scope["arrived"], parameters.deadline_ms))
 
     def _ranker(self, request: Request) -> PreRanker:
-        """What answers.
-
-        Raises:
-            RefusedError: the path names another model or version.
-        """
-        name, version = request.path_params["name"], request.path_params.get("version")
-        if name != self.engine.config.name:
-            message = f"model {name!r}: is not served; models: {self.engine.config.name}"
-            raise RefusedError(HTTPStatus.NOT_FOUND, message)
-        ranker = self.engine.live.ranker()
-        if version not in (None, ranker.generation.name):
-            message = f"version {version!r}: is not served; versions: {ranker.generation.name}"
-            raise RefusedError(HTTPStatus.NOT_FOUND, message)
-        return ranker
+        return self.engine.ranker(request.path_params["name"], request.path_params.get("version"))
 
 
 def _parted(request: Request, body: bytes) -> tuple[bytes, memoryview]:
@@ -142,20 +116,15 @@ def _parted(request: Request, body: bytes) -> tuple[bytes, memoryview]:
 
 def _wanted(message: InferRequest, parameters: RankParameters) -> dict[str, bool]:
     """The outputs to send, and whether in bytes."""
-    binary = parameters.binary_data_output
-    if not message.outputs:
-        return dict.fromkeys(OUTPUTS, binary)
-    wanted: dict[str, bool] = {}
-    for each in message.outputs:
-        place = f"outputs.{each.name}"
-        if each.name not in OUTPUTS:
-            raise bad_request(f"{place}: unknown; outputs: {', '.join(OUTPUTS)}")
-        if each.name in wanted:
-            raise bad_request(f"{place}: is there twice")
+    binary = bool(parameters.binary_data_output)
+    outputs = message.outputs or []
+    wanted = dict.fromkeys(wanted_outputs([each.name for each in outputs]), binary)
+    for each in outputs:
         for name, value in each.parameters.items():
             if name != "binary_data" or not isinstance(value, bool):
-                raise bad_request(f"{place}.parameters.{name}: unknown; parameters of an output: binary_data, a bool")
-        wanted[each.name] = each.parameters.get("binary_data", binary)
+                place = f"outputs.{each.name}.parameters.{name}"
+                raise bad_request(f"{place}: unknown; parameters of an output: binary_data, a bool")
+            wanted[each.name] = value
     return wanted
 
 

@@ -14,7 +14,7 @@ values and scores, FP64; its parameters are generation, coverage, duplicates and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,10 +23,11 @@ from msgspec import Meta
 
 from prerank.publish.generation import Generation
 from prerank.schema import Field
-from prerank.service.messages import Milliseconds, bad_request, coverage
+from prerank.service.engine import Engine
+from prerank.service.messages import Milliseconds, bad_request, check_size, coverage
 from prerank.service.open_messages import InferFacts, TensorMetadata
 from prerank.service.tensors import BYTES, TYPES, Tensor
-from prerank.serving.preranker import Ranked
+from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
 
 OUTPUTS = ("ids", "values", "scores", "unknown")
@@ -39,7 +40,7 @@ class RankParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ranking: str = "score"
     unknown: Literal["drop", "error"] = "drop"
     deadline_ms: Milliseconds | None = None
-    binary_data_output: bool = False
+    binary_data_output: bool | None = None
 
 
 def read_parameters(given: Mapping[str, Any]) -> RankParameters:
@@ -116,9 +117,34 @@ def to_tensors(ranked: Ranked, candidates: Tensor) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def facts_of(ranked: Ranked, candidates: int) -> InferFacts:
-    """What the answer says besides its tensors."""
-    return InferFacts(ranked.generation, coverage(ranked, candidates), ranked.duplicates, ranked.unknown_history)
+def wanted_outputs(names: Sequence[str]) -> Sequence[str]:
+    """The outputs that are asked for; all if none is named.
+
+    Raises:
+        RefusedError: one is unknown, or named twice.
+    """
+    for number, name in enumerate(names):
+        if name not in OUTPUTS:
+            raise bad_request(f"outputs.{name}: unknown; outputs: {', '.join(OUTPUTS)}")
+        if name in names[:number]:
+            raise bad_request(f"outputs.{name}: is there twice")
+    return names or OUTPUTS
+
+
+def rank_tensors(
+    engine: Engine, ranker: PreRanker, tensors: Mapping[str, Tensor], parameters: RankParameters
+) -> tuple[InferFacts, dict[str, Tensor]]:
+    """Answer a request, in a thread of the desk.
+
+    Raises:
+        RefusedError, RequestError: it cannot be answered as it stands; the field is named.
+    """
+    asked = to_request(tensors, parameters, ranker.generation)
+    check_size(asked, engine.config.limits, "inputs.")
+    ranked = engine.rank(ranker, asked)
+    share = coverage(ranked, len(asked.candidates))
+    facts = InferFacts(ranked.generation, share, ranked.duplicates, ranked.unknown_history)
+    return facts, to_tensors(ranked, tensors["candidates"])
 
 
 def describe(generation: Generation) -> tuple[list[TensorMetadata], list[TensorMetadata]]:

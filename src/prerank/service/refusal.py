@@ -11,6 +11,8 @@ from starlette.responses import Response
 
 from prerank.errors import PrerankError
 
+RETRY = "Retry-After"
+
 
 class RefusedError(PrerankError):
     """A request is not answered as it stands, or not now.
@@ -26,9 +28,18 @@ class RefusedError(PrerankError):
         self.headers = dict(headers or {})
 
 
+class TooLateError(RefusedError):
+    """A request is not answered because its deadline has passed, or cannot be met."""
+
+
 def busy(status: HTTPStatus, message: str, seconds: float) -> RefusedError:
     """A refusal that says when to come again, in whole seconds as the header wants them."""
-    return RefusedError(status, message, {"Retry-After": str(max(1, ceil(seconds)))})
+    return RefusedError(status, message, later(seconds))
+
+
+def later(seconds: float) -> dict[str, str]:
+    """The header that says so."""
+    return {RETRY: str(max(1, ceil(seconds)))}
 
 
 def error_body(message: str) -> bytes:

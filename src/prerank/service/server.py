@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
@@ -16,7 +17,10 @@ import uvicorn
 from prerank.errors import ConfigError
 from prerank.service.app import Service
 from prerank.service.connection import connection_class
-from prerank.service.settings import ServiceConfig, read_token
+from prerank.service.settings import ServiceConfig, address_of, read_token
+
+if TYPE_CHECKING:
+    from prerank.service.rpc import RpcServer
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class _Server(uvicorn.Server):
             )
         )
         self.service = service
+        self.rpc = _rpc_server(service)
         self.listening = listening
         self.failure: Exception | None = None
 
@@ -72,9 +77,12 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        rpc_port = await self.rpc.start() if self.rpc else None
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        self.listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        self.listening(f"http://{address_of(host, port)}")
+        if rpc_port is not None:
+            self.listening(f"grpc://{address_of(host, rpc_port)}")
 
         def failed(error: Exception) -> None:
             loop.call_soon_threadsafe(self._failed, error)
@@ -84,7 +92,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is in flight."""
         self.service.engine.live.drain()
-        await super().shutdown(sockets)
+        rpc = self.rpc.stop() if self.rpc else asyncio.sleep(0)
+        await asyncio.gather(super().shutdown(sockets), rpc)
         self.service.engine.live.close()
         log.info("ended")
 
@@ -108,6 +117,14 @@ class _Server(uvicorn.Server):
     def _failed(self, error: Exception) -> None:
         self.failure = error
         self.should_exit = True
+
+
+def _rpc_server(service: Service) -> RpcServer | None:
+    if service.config.grpc_port is None:
+        return None
+    from prerank.service.rpc import RpcServer  # noqa: PLC0415  # of the packages of an extra
+
+    return RpcServer(service.engine, service.token)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,9 @@ class ServiceConfig(Strict):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="0: any free one")] = 8000
+    grpc_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="of the open protocol over gRPC; 0: any free one")
+    ] = None
     name: Annotated[str, Field(pattern="^[A-Za-z0-9_.-]+$", description="of the model in the open protocol")] = (
         "prerank"
     )
@@ -54,6 +57,11 @@ class ServiceConfig(Strict):
     grace_seconds: Annotated[int, Field(ge=1, description="for requests in flight after that")] = 30
     access_log: Annotated[bool, Field(description="a log line for every request")] = False
     limits: Limits = Limits()
+
+
+def address_of(host: str, port: int) -> str:
+    """Both in one text, as addresses are written."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_token(config: ServiceConfig) -> bytes | None:

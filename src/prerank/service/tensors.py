@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -61,12 +61,7 @@ def read_tensors(inputs: Sequence[InferInput], binary: memoryview) -> dict[str, 
     """
     tensors: dict[str, Tensor] = {}
     for each in inputs:
-        place = f"inputs.{each.name}"
-        if each.name in tensors:
-            raise bad_request(f"{place}: is there twice")
-        if each.datatype != BYTES and each.datatype not in TYPES:
-            raise bad_request(f"{place}.datatype: {each.datatype!r} is not one of {', '.join([BYTES, *TYPES])}")
-        count = _count(each.shape, place)
+        place = check_tensor(tensors, each.name, each.datatype)
         size = each.parameters.get(SIZE)
         unknown = next((name for name in each.parameters if name != SIZE), None)
         if unknown is not None:
@@ -78,14 +73,78 @@ def read_tensors(inputs: Sequence[InferInput], binary: memoryview) -> dict[str, 
         else:
             if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary):
                 raise bad_request(f"{place}.parameters.{SIZE}: {size!r}, and {len(binary)} bytes are left")
-            values = _from_bytes(binary[:size], each.datatype, place)
+            values = from_bytes(binary[:size], each.datatype, place)
             binary = binary[size:]
-        if len(values) != count:
-            raise bad_request(f"{place}.shape: {each.shape} means {count} values, the data holds {len(values)}")
-        tensors[each.name] = Tensor(each.name, each.datatype, values)
+        tensors[each.name] = shaped(each.name, each.datatype, each.shape, values)
     if len(binary):
         raise bad_request(f"body: {len(binary)} bytes are left after the last input's {SIZE}")
     return tensors
+
+
+def check_tensor(tensors: Mapping[str, Tensor], name: str, datatype: str) -> str:
+    """Refuse another tensor of the same name, and an unknown type.
+
+    Returns:
+        how messages name the tensor.
+
+    Raises:
+        RefusedError: so it is.
+    """
+    place = f"inputs.{name}"
+    if name in tensors:
+        raise bad_request(f"{place}: is there twice")
+    if datatype != BYTES and datatype not in TYPES:
+        raise bad_request(f"{place}.datatype: {datatype!r} is not one of {', '.join([BYTES, *TYPES])}")
+    return place
+
+
+def shaped(name: str, datatype: str, shape: Sequence[int], values: NDArray[Any] | list[str]) -> Tensor:
+    """A tensor, whose shape is a vector's and as long as its values.
+
+    Raises:
+        RefusedError: it is not.
+    """
+    if len(shape) != 1 and not (len(shape) == 2 and shape[0] == 1):  # a batch of one is a vector, too
+        raise bad_request(f"inputs.{name}.shape: expected [n] or [1, n], got {list(shape)}")
+    count = prod(shape)
+    if len(values) != count:
+        raise bad_request(f"inputs.{name}.shape: {list(shape)} means {count} values, the data holds {len(values)}")
+    return Tensor(name, datatype, values)
+
+
+def from_bytes(data: memoryview, datatype: str, place: str) -> NDArray[Any] | list[str]:
+    """The values in a tensor's bytes.
+
+    Args:
+        data: the bytes.
+        datatype: a key of ``TYPES``, or BYTES.
+        place: how messages name the tensor.
+
+    Raises:
+        RefusedError: they are not whole values of that type.
+    """
+    if datatype == BYTES:
+        return _texts(data, place)
+    kind = TYPES[datatype]
+    if len(data) % kind.itemsize:
+        raise bad_request(f"{place}: {len(data)} bytes are not whole values of {datatype}")
+    if datatype == "BOOL":
+        return np.frombuffer(data, np.uint8).astype(np.bool_)
+    return np.frombuffer(data, kind)
+
+
+def to_texts(parts: Sequence[bytes], place: str) -> list[str]:
+    """The values of a tensor of type BYTES.
+
+    Raises:
+        RefusedError: one is not UTF-8.
+    """
+    texts: list[str] = []
+    try:
+        texts.extend(part.decode() for part in parts)
+    except UnicodeDecodeError:
+        raise bad_request(f"{place}: value {len(texts)} is not UTF-8") from None
+    return texts
 
 
 def to_bytes(tensor: Tensor) -> bytes:
@@ -94,13 +153,6 @@ def to_bytes(tensor: Tensor) -> bytes:
         return tensor.values.astype(TYPES[tensor.datatype]).tobytes()
     texts = [text.encode() for text in tensor.values]
     return b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
-
-
-def _count(shape: Sequence[int], place: str) -> int:
-    """How many values a vector of that shape has; a batch of one is a vector, too."""
-    if len(shape) == 1 or (len(shape) == 2 and shape[0] == 1):
-        return prod(shape)
-    raise bad_request(f"{place}.shape: expected [n] or [1, n], got {shape}")
 
 
 def _from_json(data: list[Any], datatype: str, place: str) -> NDArray[Any] | list[str]:
@@ -121,28 +173,14 @@ def _from_json(data: list[Any], datatype: str, place: str) -> NDArray[Any] | lis
         raise bad_request(f"{place}.data: a number is beyond {datatype}") from None
 
 
-def _from_bytes(data: memoryview, datatype: str, place: str) -> NDArray[Any] | list[str]:
-    if datatype == BYTES:
-        return _texts(data, place)
-    kind = TYPES[datatype]
-    if len(data) % kind.itemsize:
-        raise bad_request(f"{place}.parameters.{SIZE}: {len(data)} bytes are not whole values of {datatype}")
-    if datatype == "BOOL":
-        return np.frombuffer(data, np.uint8).astype(np.bool_)
-    return np.frombuffer(data, kind)
-
-
 def _texts(data: memoryview, place: str) -> list[str]:
     """Texts, each behind its length in four bytes."""
-    raw, texts = bytes(data), list[str]()
+    raw, parts = bytes(data), list[bytes]()
     at, end = 0, len(raw)
     while at < end:
         begin = at + 4
         at = begin + (_LENGTH(raw, at)[0] if begin <= end else 0)
         if at > end:
-            raise bad_request(f"{place}: value {len(texts)} goes beyond {SIZE}")
-        try:
-            texts.append(raw[begin:at].decode())
-        except UnicodeDecodeError:
-            raise bad_request(f"{place}: value {len(texts)} is not UTF-8") from None
-    return texts
+            raise bad_request(f"{place}: value {len(parts)} goes beyond the tensor's bytes")
+        parts.append(raw[begin:at])
+    return to_texts(parts, place)
