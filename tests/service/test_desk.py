@@ -10,9 +10,11 @@ from time import perf_counter
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from prerank.service.desk import Desk
 from prerank.service.metrics import Metrics
+from prerank.service.presence import Presence
 from prerank.service.refusal import RefusedError
 
 
@@ -140,6 +142,62 @@ def test_a_passed_deadline_and_an_error_of_the_job() -> None:
         with pytest.raises(ZeroDivisionError):
             await desk.do(lambda: 1 // 0, soon())
         assert done == [] and desk.metrics.registry.get_sample_value("prerank_jobs") == 0
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_a_client_that_goes_frees_its_place() -> None:
+    """What waits is dropped at once; what is being scored keeps its thread, and nobody waits for it."""
+
+    async def main() -> None:
+        desk, blocked = Desk(threads=1, queue=1, metrics=Metrics()), Blocked()
+        clients = [Presence(), Presence()]
+        jobs = [
+            asyncio.create_task(desk.do(blocked.job(number), soon(), client=client))
+            for number, client in enumerate(clients)
+        ]
+        while not blocked.begun:
+            await asyncio.sleep(0.01)
+        with pytest.raises(RefusedError):
+            await desk.do(blocked.job(2), soon())
+        clients[1].leave()
+        with pytest.raises(ClientDisconnect):
+            await jobs[1]
+        numbers = desk.metrics.registry
+        assert numbers.get_sample_value("prerank_jobs") == 1
+        third = asyncio.create_task(desk.do(blocked.job(3), soon(), client=Presence()))  # there is room again
+        await asyncio.sleep(0.02)
+        clients[0].leave()
+        with pytest.raises(ClientDisconnect):
+            await jobs[0]
+        assert numbers.get_sample_value("prerank_jobs") == 2 and blocked.begun == [0]
+        blocked.go.set()
+        assert await third == 3 and blocked.begun == [0, 3]
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_a_client_that_stays_is_not_told() -> None:
+    async def main() -> None:
+        desk, client = Desk(threads=1, queue=1, metrics=Metrics()), Presence()
+        assert await desk.do(lambda: 7, soon(), client=client) == 7
+        client.leave()  # after its answer, nothing is left to stop
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_an_end_of_the_service_is_no_disconnect() -> None:
+    async def main() -> None:
+        desk, blocked = Desk(threads=1, queue=1, metrics=Metrics()), Blocked()
+        job = asyncio.create_task(desk.do(blocked.job(0), soon(), client=Presence()))
+        await asyncio.sleep(0.02)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        blocked.go.set()
         desk.close()
 
     asyncio.run(main())

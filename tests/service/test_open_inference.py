@@ -49,6 +49,7 @@ def test_what_comes_with_it(service: Running, ranker: PreRanker) -> None:
         "coverage": 1 - 1 / 82,
         "duplicates": 1,
         "unknown_history": 1,
+        "unscored": 0,
     }
 
 

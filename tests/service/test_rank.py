@@ -50,6 +50,7 @@ def expected(ranker: PreRanker, request: dict[str, Any]) -> dict[str, Any]:
         "unknown": answer.unknown,
         "duplicates": answer.duplicates,
         "unknown_history": answer.unknown_history,
+        "unscored": 0,
         "coverage": 1 - unknown / len(request["candidates"]) if request["candidates"] else 1,
         "generation": ranker.generation.name,
     }

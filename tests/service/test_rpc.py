@@ -42,7 +42,13 @@ def test_what_comes_with_it(channel: Any, ranker: PreRanker) -> None:
     generation = ranker.generation.name
     assert (answer.model_name, answer.model_version, answer.id) == ("prerank", generation, "request 7")
     facts = {name: getattr(value, value.WhichOneof("choice")) for name, value in answer.parameters.items()}
-    assert facts == {"generation": generation, "coverage": 1 - 1 / 82, "duplicates": 1, "unknown_history": 1}
+    assert facts == {
+        "generation": generation,
+        "coverage": 1 - 1 / 82,
+        "duplicates": 1,
+        "unknown_history": 1,
+        "unscored": 0,
+    }
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -20,6 +20,7 @@ from prerank.publish.bundle import Bundle, load_bundle
 from prerank.publish.checksums import Check
 from prerank.publish.files import MANIFEST
 from prerank.publish.follower import UPDATES
+from prerank.publish.in_time import scored_until
 from prerank.publish.item_ids import Ints
 from prerank.publish.many import logits_of_many
 from prerank.publish.plan.base import Past, PlainPlan, Plan
@@ -51,6 +52,7 @@ class Generation:
         past: Sequence[Any],
         positions: Ints,
         pairs: Mapping[str, Sequence[Any]] = NOTHING,
+        until: float | None = None,
     ) -> tuple[NDArray[np.float64], int]:
         """Score items for one user.
 
@@ -60,9 +62,11 @@ class Generation:
             past: the behaviour history, oldest first: item ids, or mappings of raw history fields.
             positions: (K,) the candidates' positions in the store.
             pairs: (K,) raw values of each pair field that is given; missing ones are unknown.
+            until: when to stop, on the clock of ``perf_counter``; the logits are then those of the first candidates.
 
         Returns:
-            (K,) logits, and how many of the past items that the model sees are not in the store.
+            (K,) logits, fewer only if time ran out, and how many of the past items that the model sees are not in the
+            store.
 
         Raises:
             RequestError: a field or value that the encoder refuses, or a history of the wrong form.
@@ -72,7 +76,12 @@ class Generation:
         past = past[max(0, len(past) - encoder.history) :]
         behaviours, unknown = self._behaviours(past)
         read = self._pairs(past, positions, pairs)
-        return self.plan.logits(features, behaviours, self.store, positions, read).astype(np.float64), unknown
+        request = (features, behaviours, self.store, positions, read)
+        if until is None:
+            logits = self.plan.logits(*request)
+        else:
+            logits = scored_until(self.plan.begin(*request), len(positions), until)
+        return logits.astype(np.float64), unknown
 
     def _pairs(self, past: Sequence[Any], positions: Ints, values: Mapping[str, Sequence[Any]]) -> Features | None:
         """K rows of pair fields, given ones and those counted from the history; None if the model reads none."""

@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections whose clients can neither pile up bytes nor time before a request has begun."""
+"""HTTP/1.1 connections whose clients can neither pile up bytes nor time, nor go without being noticed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from prerank.service.presence import Presence
 from prerank.service.refusal import error_body
 from prerank.service.settings import ServiceConfig
 
@@ -26,6 +27,7 @@ class Connection(HttpToolsProtocol):
         self._pending = 0  # bytes of a head that is not complete
         self._in_head = True
         self._slow: TimerHandle | None = None
+        self._presence = Presence()
         super().connection_made(transport)
         if len(self.connections) > self.settings.connections:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; come again", "Retry-After: 1\r\n")
@@ -36,6 +38,7 @@ class Connection(HttpToolsProtocol):
         """End."""
         self._stop_timer()
         super().connection_lost(exc)
+        self._presence.leave()
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes, fewer than a head may have as long as it is one."""
@@ -51,12 +54,19 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._pending = True, 0
         self._start_timer()
         super().on_message_begin()
+        self.scope["presence"] = self._presence  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         """The gate takes over."""
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is here; what is read from now on says whether its client is."""
+        super().on_message_complete()
+        if not self.pipeline:
+            self.flow.resume_reading()  # a large body had stopped it
 
     def send_400_response(self, msg: str) -> None:
         """Say that these bytes are not HTTP."""

@@ -10,7 +10,10 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import TypeVar
 
+from starlette.requests import ClientDisconnect
+
 from prerank.service.metrics import Metrics
+from prerank.service.presence import Presence
 from prerank.service.refusal import RefusedError, TooLateError, busy, later
 
 T = TypeVar("T")
@@ -34,26 +37,49 @@ class Desk:
         self._taken = 0
         self._seconds = 0.0  # of one request, estimated
 
-    async def do(self, work: Callable[[], T], deadline: float, requests: int = 1) -> T:
+    async def do(self, work: Callable[[], T], deadline: float, requests: int = 1, client: Presence | None = None) -> T:
         """Have a job done by a thread.
 
         Args:
             work: the job.
             deadline: when its result becomes worthless, on the clock of ``perf_counter``.
             requests: how many places it takes.
+            client: who waits for the result; when it goes, a job that has not begun is dropped.
 
         Raises:
             RefusedError: there is no room (429), or the deadline has passed or cannot be met (503).
+            ClientDisconnect: the client has gone.
         """
         begun = perf_counter()
         self._enter(requests, deadline - begun)
         job: Future[T] = self._pool.submit(self._work, work, begun, deadline, requests)
         job.add_done_callback(lambda _: self._leave(requests))
+        result = asyncio.wrap_future(job)
+        if client is not None:
+            client.tell = result.cancel
         try:
             async with asyncio.timeout(deadline - perf_counter()):
-                return await asyncio.wrap_future(job)  # leaving it cancels a job that has not begun
+                return await result  # leaving it cancels a job that has not begun
         except TimeoutError:  # of this clock, or of the thread that found the job too late
             raise self._late("has passed while the request was waiting or being scored") from None
+        except asyncio.CancelledError:
+            if client is not None and client.gone:
+                raise ClientDisconnect from None
+            raise
+        finally:
+            if client is not None:
+                client.tell = None
+
+    def check_room(self) -> None:
+        """Refuse what would find no room, before anything is done for it.
+
+        Raises:
+            RefusedError: every place is taken (429).
+        """
+        with self._lock:
+            taken, wait = self._taken, self._wait(1)
+        if taken >= self.places:
+            raise self._full(wait)
 
     def close(self) -> None:
         """Let the threads end; jobs that have not begun are dropped."""
@@ -61,17 +87,20 @@ class Desk:
 
     def _enter(self, requests: int, left: float) -> None:
         with self._lock:
-            wait = max(0, self._taken + requests - self.threads) / self.threads * self._seconds
+            wait = self._wait(requests)
             full = self._taken > 0 and self._taken + requests > self.places
             late = left <= 0 or (self._taken >= self.threads and wait + self._seconds > left)
             if not full and not late:
                 self._taken += requests
                 self.metrics.jobs.set(self._taken)
         if full:
-            self.metrics.refused.labels("queue full").inc()
-            raise busy(HTTPStatus.TOO_MANY_REQUESTS, "the queue is full; come again, or send less at a time", wait)
+            raise self._full(wait)
         if late:
             raise self._late(f"cannot be met, the wait alone is about {1000 * wait:.0f} ms")
+
+    def _wait(self, requests: int) -> float:
+        """How long so many more requests would wait for a thread, estimated."""
+        return max(0, self._taken + requests - self.threads) / self.threads * self._seconds
 
     def _leave(self, requests: int) -> None:
         with self._lock:
@@ -91,6 +120,10 @@ class Desk:
             with self._lock:
                 share = MEMORY if self._seconds else 1.0
                 self._seconds += share * (took / requests - self._seconds)
+
+    def _full(self, wait: float) -> RefusedError:
+        self.metrics.refused.labels("queue full").inc()
+        return busy(HTTPStatus.TOO_MANY_REQUESTS, "the queue is full; come again, or send less at a time", wait)
 
     def _late(self, what: str) -> RefusedError:
         self.metrics.refused.labels("deadline").inc()

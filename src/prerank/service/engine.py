@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 from prerank.errors import RequestError
 from prerank.service.body import Bodies
 from prerank.service.desk import Desk
 from prerank.service.live import Live
+from prerank.service.messages import bad_request
 from prerank.service.metrics import Metrics
+from prerank.service.presence import Presence
 from prerank.service.refusal import RefusedError
 from prerank.service.settings import ServiceConfig
 from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -32,15 +37,29 @@ class Engine:
         """Whether requests are welcome."""
         return self.live.generation is not None and not self.live.draining
 
-    def deadline(self, arrived: float, wanted: float | None) -> float:
-        """When the answer becomes worthless, on the clock of ``perf_counter``.
+    async def do(
+        self,
+        work: Callable[[], T],
+        arrived: float,
+        wanted: float | None,
+        requests: int = 1,
+        client: Presence | None = None,
+    ) -> T:
+        """Have a request answered by a thread of the desk.
 
         Args:
-            arrived: when the request's headers had arrived.
-            wanted: milliseconds that it allows; as many as the operator says if None.
+            work: what the thread does.
+            arrived: when the request's headers had arrived, on the clock of ``perf_counter``.
+            wanted: milliseconds that the request allows from then on; as many as the operator says if None.
+            requests: how many places it takes.
+            client: who waits for the answer, if that can be told.
+
+        Raises:
+            RefusedError: there is no room, or not enough time.
+            ClientDisconnect: nobody waits for the answer any more.
         """
         milliseconds = self.config.deadline_ms if wanted is None else min(wanted, self.config.longest_deadline_ms)
-        return arrived + milliseconds / 1000
+        return await self.desk.do(work, arrived + milliseconds / 1000, requests, client)
 
     def ranker(self, model: str, version: str | None) -> PreRanker:
         """What answers a request of the open protocol, which names a model and perhaps a version.
@@ -57,23 +76,13 @@ class Engine:
             raise RefusedError(HTTPStatus.NOT_FOUND, message)
         return ranker
 
-    def rank(self, ranker: PreRanker, request: Request) -> Ranked:
+    def rank(self, ranker: PreRanker, request: Request, until: float | None = None) -> Ranked:
         """Answer a request, in a thread of the desk.
 
         Raises:
             RequestError: it cannot be answered as it stands; the field is named.
         """
-        ranked = ranker.rank(
-            request.user,
-            request.candidates,
-            request.k,
-            request.ranking,
-            history=request.history,
-            columns=request.columns,
-            context=request.context,
-            unknown=request.unknown,
-            pairs=request.pairs,
-        )
+        ranked = ranker.answer(request, until)
         self._count(request, ranked)
         return ranked
 
@@ -95,3 +104,23 @@ class Engine:
         self.metrics.candidates.observe(len(request.candidates))
         self.metrics.unknown.inc(len(ranked.unknown))
         self.metrics.unknown_history.inc(ranked.unknown_history)
+        if ranked.unscored:
+            self.metrics.partial.inc()
+
+
+def soft_deadline(arrived: float, soft: float | None, hard: float | None) -> float | None:
+    """When scoring stops, on the clock of ``perf_counter``; None if it does not.
+
+    Args:
+        arrived: when the request's headers had arrived, on this clock.
+        soft: milliseconds from then on, or None.
+        hard: milliseconds that the request allows at most, or None if it does not say.
+
+    Raises:
+        RefusedError: the soft deadline would never be met.
+    """
+    if soft is None:
+        return None
+    if hard is not None and soft >= hard:
+        raise bad_request(f"soft_deadline_ms: {soft:g} is not less than deadline_ms, {hard:g}")
+    return arrived + soft / 1000

@@ -38,6 +38,9 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         Literal["drop", "error"], Meta(description="what to do with candidates that are not in the catalogue")
     ] = "drop"
     deadline_ms: Annotated[Milliseconds, Meta(description="the answer is worthless after this time")] | None = None
+    soft_deadline_ms: (
+        Annotated[Milliseconds, Meta(description="the best of what was scored by then is the answer")] | None
+    ) = None
 
     def asked(self) -> Request:
         """What the ranker is asked."""
@@ -70,6 +73,7 @@ class RankAnswer(msgspec.Struct, frozen=True):
     unknown: Annotated[list[Id], Meta(description="candidates that are not in the catalogue")]
     duplicates: Annotated[int, Meta(description="candidates that named an item again")]
     unknown_history: Annotated[int, Meta(description="past items that the model saw as unknown ones")]
+    unscored: Annotated[int, Meta(description="candidates that there was no time for, by the soft deadline")]
     coverage: Annotated[float, Meta(description="share of the candidates that were scored")]
     generation: Annotated[str, Meta(description="the published generation that answered")]
 
@@ -138,6 +142,7 @@ def answer_of(ranked: Ranked, candidates: int) -> RankAnswer:
         unknown=ranked.unknown,
         duplicates=ranked.duplicates,
         unknown_history=ranked.unknown_history,
+        unscored=ranked.unscored,
         coverage=coverage(ranked, candidates),
         generation=ranked.generation,
     )
@@ -145,7 +150,7 @@ def answer_of(ranked: Ranked, candidates: int) -> RankAnswer:
 
 def coverage(ranked: Ranked, candidates: int) -> float:
     """The share of the candidates that were scored, as themselves or as the item that they repeat."""
-    return 1 - len(ranked.unknown) / candidates if candidates else 1.0
+    return 1 - (len(ranked.unknown) + ranked.unscored) / candidates if candidates else 1.0
 
 
 def bad_request(message: str) -> RefusedError:

@@ -29,6 +29,7 @@ class Metrics:
         )
         self.unknown = self._counter("unknown_candidates", "Candidates that are not in the catalogue")
         self.unknown_history = self._counter("unknown_history", "Past items that are not in the catalogue")
+        self.partial = self._counter("partial_answers", "Answers cut short by their soft deadline")
         self.refused = self._counter("refused", "Requests refused for lack of capacity or time", "reason")
         self.loads = self._counter("generation_loads", "Attempts to load a generation", "result")
         self.generation = self._gauge("generation_info", "1 for the generation that is served", "generation", "model")

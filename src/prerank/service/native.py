@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from prerank.service.engine import Engine
+from prerank.service.engine import Engine, soft_deadline
 from prerank.service.messages import (
     BatchAnswer,
     BatchRequest,
@@ -38,20 +38,26 @@ class Native:
     async def rank(self, request: Request) -> Response:
         """Order the candidates of one request."""
         engine = self.engine
-        message = decode(ONE, await engine.bodies.read(request, (JSON,)))
+        body = await engine.bodies.read(request, (JSON,))
+        engine.desk.check_room()
+        message = decode(ONE, body)
         asked = message.asked()
         check_size(asked, engine.config.limits)
+        until = soft_deadline(request.scope["arrived"], message.soft_deadline_ms, message.deadline_ms)
         ranker = engine.live.ranker()
 
         def work() -> bytes:
-            return msgspec.json.encode(answer_of(engine.rank(ranker, asked), len(asked.candidates)))
+            return msgspec.json.encode(answer_of(engine.rank(ranker, asked, until), len(asked.candidates)))
 
-        return _json(await engine.desk.do(work, engine.deadline(request.scope["arrived"], message.deadline_ms)))
+        arrived, client = request.scope["arrived"], request.scope.get("presence")
+        return _json(await engine.do(work, arrived, message.deadline_ms, client=client))
 
     async def rank_batch(self, request: Request) -> Response:
         """Order the candidates of several requests; all are answered or none."""
         engine = self.engine
-        message = decode(MANY, await engine.bodies.read(request, (JSON,)), requests=RankRequest)
+        body = await engine.bodies.read(request, (JSON,))
+        engine.desk.check_room()
+        message = decode(MANY, body, requests=RankRequest)
         count, allowed = len(message.requests), engine.config.limits.batch
         if count > allowed:
             raise bad_request(f"requests: has {count} entries, {allowed} are allowed")
@@ -60,6 +66,8 @@ class Native:
             check_size(one, engine.config.limits, f"requests[{number}].")
             if message.requests[number].deadline_ms is not None:
                 raise bad_request(f"requests[{number}].deadline_ms: a batch has one deadline, beside requests")
+            if message.requests[number].soft_deadline_ms is not None:
+                raise bad_request(f"requests[{number}].soft_deadline_ms: a batch is answered as a whole; it has none")
         ranker = engine.live.ranker()
 
         def work() -> bytes:
@@ -67,7 +75,8 @@ class Native:
             sent = [answer_of(ranked, len(one.candidates)) for one, ranked in zip(every, answers, strict=True)]
             return msgspec.json.encode(BatchAnswer(sent, ranker.generation.name))
 
-        return _json(await engine.desk.do(work, engine.deadline(request.scope["arrived"], message.deadline_ms), count))
+        arrived, client = request.scope["arrived"], request.scope.get("presence")
+        return _json(await engine.do(work, arrived, message.deadline_ms, count, client))
 
 
 def _json(body: bytes) -> Response:

@@ -79,15 +79,16 @@ class OpenInference:
         """Order candidates."""
         engine = self.engine
         body = await engine.bodies.read(request, (JSON, OCTETS, ""))
+        engine.desk.check_room()
         head, binary = _parted(request, body)
         message = decode(INFER, head, inputs=InferInput, outputs=InferOutput)
         parameters = read_parameters(message.parameters)
         wanted = _wanted(message, parameters)
-        ranker = self._ranker(request)
+        ranker, arrived = self._ranker(request), request.scope["arrived"]
 
         def work() -> Response:
             tensors = read_tensors(message.inputs, binary)
-            facts, outputs = rank_tensors(engine, ranker, tensors, parameters)
+            facts, outputs = rank_tensors(engine, ranker, tensors, parameters, arrived)
             parts = {name: to_bytes(outputs[name]) for name, in_bytes in wanted.items() if in_bytes}
             answer = InferAnswer(
                 model_name=engine.config.name,
@@ -98,7 +99,7 @@ class OpenInference:
             )
             return _response(answer, parts.values())
 
-        return await engine.desk.do(work, engine.deadline(request.scope["arrived"], parameters.deadline_ms))
+        return await engine.do(work, arrived, parameters.deadline_ms, client=request.scope.get("presence"))
 
     def _ranker(self, request: Request) -> PreRanker:
         return self.engine.ranker(request.path_params["name"], request.path_params.get("version"))

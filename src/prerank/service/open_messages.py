@@ -53,6 +53,7 @@ class InferFacts(msgspec.Struct, frozen=True):
     coverage: float
     duplicates: int
     unknown_history: int
+    unscored: int
 
 
 class InferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

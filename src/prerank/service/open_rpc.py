@@ -94,6 +94,7 @@ class OpenInferenceRpc:
     async def infer(self, call: Call) -> Any:
         """Order candidates; values come back as they were sent, in bytes or by type, unless told otherwise."""
         engine, message = self.engine, call.message
+        engine.desk.check_room()
         parameters = read_parameters(read_choices(message.parameters))
         wanted = wanted_outputs([each.name for each in message.outputs])
         for each in message.outputs:
@@ -104,8 +105,8 @@ class OpenInferenceRpc:
         ranker = engine.ranker(message.model_name, message.model_version or None)
 
         def work() -> Any:
-            facts, outputs = rank_tensors(engine, ranker, read_message(message), parameters)
+            facts, outputs = rank_tensors(engine, ranker, read_message(message), parameters, call.arrived)
             return answer_message(engine.config.name, message.id, facts, [outputs[name] for name in wanted], in_bytes)
 
         allowed = [each for each in (parameters.deadline_ms, call.left and 1000 * call.left) if each is not None]
-        return await engine.desk.do(work, engine.deadline(call.arrived, min(allowed, default=None)))
+        return await engine.do(work, call.arrived, min(allowed, default=None))

@@ -9,7 +9,7 @@
     pairs.FIELD         [n]     BYTES, BOOL, an integer or a float type, one a candidate; not for fields of kind multi
 
 The rest are parameters of the request. The answer's tensors are ids and unknown, of the type of the candidates, and
-values and scores, FP64; its parameters are generation, coverage, duplicates and unknown_history.
+values and scores, FP64; its parameters are generation, coverage, duplicates, unknown_history and unscored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from prerank.publish.generation import Generation
 from prerank.schema import Field
-from prerank.service.engine import Engine
+from prerank.service.engine import Engine, soft_deadline
 from prerank.service.messages import Milliseconds, bad_request, check_size, coverage
 from prerank.service.open_messages import InferFacts, TensorMetadata
 from prerank.service.tensors import BYTES, TYPES, Tensor
@@ -40,6 +40,7 @@ class RankParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ranking: str = "score"
     unknown: Literal["drop", "error"] = "drop"
     deadline_ms: Milliseconds | None = None
+    soft_deadline_ms: Milliseconds | None = None
     binary_data_output: bool | None = None
 
 
@@ -132,18 +133,19 @@ def wanted_outputs(names: Sequence[str]) -> Sequence[str]:
 
 
 def rank_tensors(
-    engine: Engine, ranker: PreRanker, tensors: Mapping[str, Tensor], parameters: RankParameters
+    engine: Engine, ranker: PreRanker, tensors: Mapping[str, Tensor], parameters: RankParameters, arrived: float
 ) -> tuple[InferFacts, dict[str, Tensor]]:
-    """Answer a request, in a thread of the desk.
+    """Answer a request that arrived then, on the clock of ``perf_counter``, in a thread of the desk.
 
     Raises:
         RefusedError, RequestError: it cannot be answered as it stands; the field is named.
     """
+    until = soft_deadline(arrived, parameters.soft_deadline_ms, parameters.deadline_ms)
     asked = to_request(tensors, parameters, ranker.generation)
     check_size(asked, engine.config.limits, "inputs.")
-    ranked = engine.rank(ranker, asked)
+    ranked = engine.rank(ranker, asked, until)
     share = coverage(ranked, len(asked.candidates))
-    facts = InferFacts(ranked.generation, share, ranked.duplicates, ranked.unknown_history)
+    facts = InferFacts(ranked.generation, share, ranked.duplicates, ranked.unknown_history, ranked.unscored)
     return facts, to_tensors(ranked, tensors["candidates"])
 
 

@@ -35,6 +35,7 @@ class Ranked:
         unknown: candidates that are not in the catalogue, as often as they were given.
         duplicates: how many candidates named an item that was named before.
         unknown_history: how many past items the model saw as unknown ones.
+        unscored: how many candidates there was no time for, of those in the catalogue.
         generation: the published generation that answered.
     """
 
@@ -44,6 +45,7 @@ class Ranked:
     unknown: list[Id]
     duplicates: int
     unknown_history: int
+    unscored: int
     generation: str
 
     def content(self) -> dict[str, Any]:
@@ -100,6 +102,7 @@ class PreRanker:
         context: Mapping[str, Any] = NOTHING,
         pairs: Mapping[str, Sequence[Any] | NDArray[Any]] = NOTHING,
         unknown: Literal["drop", "error"] = "drop",
+        until: float | None = None,
     ) -> Ranked:
         """Order candidates for one user; equal values keep the candidates' order.
 
@@ -116,11 +119,21 @@ class PreRanker:
             pairs: raw values of pair fields, one for each candidate; missing ones are unknown. Those that are counted
                 from the history are not given.
             unknown: what to do with candidates that are not in the catalogue.
+            until: a time on the clock of ``time.perf_counter``. Candidates are scored in their order, and when it has
+                come, those that are scored are the answer; at least the first 256 are.
 
         Raises:
             RequestError: the request cannot be answered as it stands; the field is named.
         """
-        return self._answer(Request(user, candidates, k, ranking, history, columns, context, unknown, pairs).checked())
+        return self.answer(Request(user, candidates, k, ranking, history, columns, context, unknown, pairs), until)
+
+    def answer(self, request: Request, until: float | None = None) -> Ranked:
+        """What ``rank`` gives for its arguments in one object.
+
+        Raises:
+            RequestError: the request cannot be answered as it stands; the field is named.
+        """
+        return self._answer(request.checked(), until)
 
     def rank_many(
         self, requests: Iterable[Request], name: Callable[[int], str] = "requests[{}]".format
@@ -145,13 +158,20 @@ class PreRanker:
                 _named(name(number), partial(self._answer, one))
             raise
 
-    def _answer(self, asked: Checked) -> Ranked:
+    def _answer(self, asked: Checked, until: float | None = None) -> Ranked:
         request = asked.request
-        found = self._candidates(asked, *self.generation.store.lookup(asked.ids, "candidates"))
+        positions, known = self.generation.store.lookup(asked.ids, "candidates")
+        found = self._candidates(asked, positions, known)
         logits, unknown = self.generation.logits(
-            request.user, request.context, asked.past, found.positions, _kept(asked, found)
+            request.user, request.context, asked.past, found.positions, _kept(asked, found), until
         )
-        return self._ranked(asked, found, logits, unknown)
+        if len(logits) == len(found.kept):
+            return self._ranked(asked, found, logits, unknown)
+        scored, rest = np.split(found.positions, [len(logits)])
+        unscored = int(np.isin(positions[known], rest).sum())
+        return self._ranked(
+            asked, _Candidates(found.kept[: len(scored)], scored, found.missing), logits, unknown, unscored
+        )
 
     def _answers(self, every: Sequence[Checked]) -> list[Ranked]:
         positions, known = self.generation.store.lookup([name for asked in every for name in asked.ids], "candidates")
@@ -174,7 +194,14 @@ class PreRanker:
         kept = _first_of_each(positions, known)
         return _Candidates(kept, positions[kept], missing)
 
-    def _ranked(self, asked: Checked, found: _Candidates, scores: NDArray[np.float64], unknown_history: int) -> Ranked:
+    def _ranked(
+        self,
+        asked: Checked,
+        found: _Candidates,
+        scores: NDArray[np.float64],
+        unknown_history: int,
+        unscored: int = 0,
+    ) -> Ranked:
         request, kept = asked.request, found.kept
         own = {"score": scores, "probability": _sigmoid(scores)}
         values = evaluate(request.ranking, {**{name: column[kept] for name, column in asked.columns.items()}, **own})
@@ -188,8 +215,9 @@ class PreRanker:
             values=values[best],
             scores=scores[best],
             unknown=found.missing,
-            duplicates=len(asked.ids) - len(found.missing) - len(kept),
+            duplicates=len(asked.ids) - len(found.missing) - len(kept) - unscored,
             unknown_history=unknown_history,
+            unscored=unscored,
             generation=self.generation.name,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from prerank.publish.item_ids import Ints
 from prerank.publish.store import ItemStore
 
 Floats = NDArray[np.float32]
+Score = Callable[[slice], Floats]
+"""From places in a request's list of candidates to the logits of these."""
 
 
 class Past(NamedTuple):
@@ -35,10 +38,10 @@ class Plan(ABC):
     """A way to compute a request's logits. Threads may share it: a request changes nothing that another one sees."""
 
     @abstractmethod
-    def logits(
+    def begin(
         self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
-    ) -> Floats:
-        """Score candidates for one user.
+    ) -> Score:
+        """Compute what a request's candidates share, and return what scores them, all at once or some at a time.
 
         Args:
             features: one row of user and context fields.
@@ -46,10 +49,13 @@ class Plan(ABC):
             store: where the candidates are.
             positions: (K,) the candidates' positions in the store.
             pairs: K rows of pair fields; None where the data has none or the model reads none.
-
-        Returns:
-            (K,) logits.
         """
+
+    def logits(
+        self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
+    ) -> Floats:
+        """(K,) logits of a request's candidates; arguments as in ``begin``."""
+        return self.begin(features, past, store, positions, pairs)(slice(0, len(positions)))
 
     def prepare(self, store: ItemStore) -> None:
         """Compute now what requests would otherwise compute when they first meet an item."""
@@ -62,17 +68,22 @@ class PlainPlan(Plan):
     def __init__(self, model: PreRankingModel) -> None:
         self.model = model
 
-    def logits(
+    def begin(
         self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
-    ) -> Floats:
-        """By ``user``, ``with_pairs`` and ``score``, on the model's device."""
+    ) -> Score:
+        """By ``user``, then ``with_pairs`` and ``score``, on the model's device."""
         device = next(self.model.parameters()).device
         user = self.model.user(features.map(lambda tensor: tensor.to(device)), one_history(past.table.to(device)))
-        items = store.gather(positions).to(device)
-        if pairs is not None:
-            items = self.model.with_pairs(items, pairs.map(lambda tensor: tensor.to(device)))
-        logits: Tensor = self.model.score(user, items)
-        return logits.float().cpu().numpy()
+
+        def score(places: slice) -> Floats:
+            items = store.gather(positions[places]).to(device)
+            if pairs is not None:
+                some = pairs if len(items) == pairs.rows else pairs.take(torch.arange(pairs.rows)[places])
+                items = self.model.with_pairs(items, some.map(lambda tensor: tensor.to(device)))
+            logits: Tensor = self.model.score(user, items)
+            return logits.float().cpu().numpy()
+
+        return score
 
 
 def one_history(table: Tensor) -> History:

@@ -18,7 +18,7 @@ from prerank.models.fit import FIT
 from prerank.publish.item_ids import Ints
 from prerank.publish.plan import kernels
 from prerank.publish.plan.attention import FixedAttention
-from prerank.publish.plan.base import Floats, Past, Plan
+from prerank.publish.plan.base import Past, Plan, Score
 from prerank.publish.plan.scoring import HeadScores, array
 from prerank.publish.store import ItemStore
 
@@ -42,9 +42,9 @@ class FITPlan(Plan):
         self.tower = _QueriedTower(model, queries)
         self.scores = HeadScores(model.scorer)
 
-    def logits(
+    def begin(
         self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
-    ) -> Floats:
+    ) -> Score:
         """See ``Plan``."""
         assert pairs is None
         choices = store.indices(positions)[:, 0].astype(np.int64)  # one type whatever the store's: compiled once
@@ -55,8 +55,8 @@ class FITPlan(Plan):
             places[used] = np.arange(len(used))
             choices, chosen = places[choices], torch.from_numpy(used)
         interest = self.attention(past, chosen)
-        users = self.tower(self.user_fields(features), interest, chosen)
-        return self.scores(users.numpy(), choices, store, positions)
+        users = self.tower(self.user_fields(features), interest, chosen).numpy()
+        return lambda places: self.scores(users, choices[places], store, positions[places])
 
     def prepare(self, store: ItemStore) -> None:
         """Keep the attention weights of all items, or of as many as there is room for."""

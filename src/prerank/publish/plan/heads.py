@@ -9,7 +9,7 @@ from prerank.batch import Features
 from prerank.layers.folding import folded
 from prerank.models.base import PreRankingModel
 from prerank.publish.item_ids import Ints
-from prerank.publish.plan.base import Floats, Past, Plan, one_history
+from prerank.publish.plan.base import Floats, Past, Plan, Score, one_history
 from prerank.publish.plan.scoring import HeadScores
 from prerank.publish.store import ItemStore
 
@@ -30,10 +30,15 @@ class HeadsPlan(Plan):
         self.model = folded(model)
         self.scores = HeadScores(*scorers)
 
-    def logits(
+    def begin(
         self, features: Features, past: Past, store: ItemStore, positions: Ints, pairs: Features | None = None
-    ) -> Floats:
+    ) -> Score:
         """See ``Plan``."""
         assert pairs is None
-        user = self.model.user(features, one_history(past.table))
-        return self.scores(user.contiguous().numpy(), np.zeros(len(positions), dtype=np.int64), store, positions)
+        user = self.model.user(features, one_history(past.table)).contiguous().numpy()
+
+        def score(places: slice) -> Floats:
+            some = positions[places]
+            return self.scores(user, np.zeros(len(some), dtype=np.int64), store, some)
+
+        return score
