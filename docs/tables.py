@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+from prerank.bench.latency_report import large_table
 from prerank.bench.latency_report import markdown as latency_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
@@ -32,8 +33,10 @@ def filled(text: str) -> str:
 
 
 def result_table(file: Path) -> str:
-    """The table of a committed result: of a comparison of models, or of latencies."""
+    """The table of a committed result: of a comparison of models, of latencies, or of a large catalogue."""
     result = json.loads(file.read_text(encoding="utf-8"))
+    if "encoded" in result:
+        return f"{large_table(result)}\n"
     return f"{latency_table(result)}\n" if "floor_ms" in result else markdown_table(result)
 
 

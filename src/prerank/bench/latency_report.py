@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,22 @@ def markdown(result: Mapping[str, Any]) -> str:
         times, share = row["p50_ms"] / reference["p50_ms"], facts["representation_bytes"] / stored
         naive = main[name, "naive"]["p50_ms"]
         lines.append(f"| {name} | {_times(row)} | {times:.1f} | {naive:.2f} | {share:.2f} x |")
+    return "\n".join(lines)
+
+
+def large_table(result: Mapping[str, Any]) -> str:
+    """Latency and encoding of a large catalogue beside those of a small one."""
+    small, large = (f"{result['items'][size]:,} items" for size in ("small", "large"))
+    lines = [f"| model, histories | {small}: p50 ms | {large}: p50 ms | ratio |", "|---|---|---|---|"]
+    for model, kind in product(result["encoded"]["small"], ("", ", unmet")):
+        row = result[model]
+        times = " | ".join(f"{row[f'{size}{kind}']['p50_ms']:.2f}" for size in ("small", "large"))
+        lines.append(f"| {model}{kind or ', met'} | {times} | {row[f'large/small{kind}']:.2f} |")
+    lines += ["", "| encoded | items/s | seconds | bytes an item | peak memory |", "|---|---|---|---|---|"]
+    for size, title in (("small", small), ("large", large)):
+        for model, facts in result["encoded"][size].items():
+            numbers = f"{facts['items_per_second']:,.0f} | {facts['seconds']:.0f} | {facts['item_bytes']:.0f}"
+            lines.append(f"| {model}, {title} | {numbers} | {facts['peak_gib']:.2f} GiB |")
     return "\n".join(lines)
 
 
