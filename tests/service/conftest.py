@@ -177,3 +177,23 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 def service(serve: Serve, master: Path) -> Running:
     """A server with the settings that it has unless told otherwise, and gRPC."""
     return serve(master, "--set", "grpc_port=0")
+
+
+@pytest.fixture(scope="session")
+def titled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generation with titles and a field of each kind."""
+    from tests.service.titled import publish_titled  # noqa: PLC0415  # which takes ``publish`` from here
+
+    return publish_titled(tmp_path_factory.mktemp("titled") / "published")
+
+
+@pytest.fixture(scope="session")
+def titles(serve: Serve, titled: Path) -> Running:
+    """A server of it."""
+    return serve(titled)
+
+
+@pytest.fixture(scope="session")
+def guarded(serve: Serve, titled: Path) -> Running:
+    """A server of it that asks for the token open-sesame."""
+    return serve(titled, token="open-sesame")

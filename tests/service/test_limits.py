@@ -179,7 +179,17 @@ def test_what_is_not_http(strict: Running, sent: bytes) -> None:
 )
 def test_no_answer_without_the_token(strict: Running, value: str | None) -> None:
     headers = {**JSON, **({} if value is None else {"Authorization": value})}
-    paths = ["/v1/rank", "/v1/rank:batch", "/metrics", "/openapi.json", "/", "/v2", "/%2e%2e/etc/passwd"]
+    paths = [
+        "/v1/rank",
+        "/v1/rank:batch",
+        "/metrics",
+        "/openapi.json",
+        "/v1/status",
+        "/v1/items",
+        "/v1/titles",
+        "/v2",
+        "/%2e%2e/etc/passwd",
+    ]
     connection = strict.connect()
     for method in ("GET", "POST", "DELETE", "HEAD"):
         for path in paths:

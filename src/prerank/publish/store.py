@@ -101,6 +101,13 @@ class ItemStore:
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what requests read: rows, behaviours, index and table of ids."""
+        vectors = sum(part.nbytes for part in (self.rows, self.behaviours) if part is not None)
+        arrays = (self.table.keys, self.table.slots, self.index)
+        return vectors + sum(array.nbytes for array in arrays if array is not None)
+
     def lookup(self, ids: Sequence[Any] | NDArray[Any], place: str = "ids") -> tuple[Ints, NDArray[np.bool_]]:
         """Where each id stands in the store.
 
@@ -188,9 +195,13 @@ class ItemStore:
             return self.updates.overlay.titles[position - len(self)]
         if self.titles is None:
             return None
+        return self.name(position)[1]
+
+    def name(self, position: int) -> tuple[int | str, str | None]:
+        """Id and title of the item at a position that is not one of an upserted item; of a store with titles."""
+        assert self.titles is not None
         batch, row = divmod(position, self.titles[0].num_rows)
-        title: str | None = self.titles[batch]["title"][row].as_py()
-        return title
+        return self.titles[batch]["id"][row].as_py(), self.titles[batch]["title"][row].as_py()
 
     def names(self, positions: Ints) -> pa.Table:
         """Ids and titles of items whose positions ascend; of a store with titles."""

@@ -16,6 +16,8 @@ from prerank.service.messages import Health
 from prerank.service.native import JSON, Native
 from prerank.service.open_inference import OpenInference
 from prerank.service.openapi import openapi
+from prerank.service.overview import Overview
+from prerank.service.page import page_routes
 from prerank.service.settings import ServiceConfig
 
 
@@ -30,6 +32,8 @@ class Service:
         routes = [
             *Native(self.engine).routes(),
             *OpenInference(self.engine).routes(),
+            *Overview(self.engine).routes(),
+            *page_routes(),
             Route("/healthz/live", self.is_live),
             Route("/healthz/ready", self.is_ready),
             Route("/metrics", self.numbers),

@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prerank.errors import RequestError
 from prerank.service.engine import Engine
+from prerank.service.page import FILES
 from prerank.service.refusal import RefusedError, error_response
 
-OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready")
-"""Where no token is asked for, so that probes need none."""
+OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready", *FILES)
+"""Where no token is asked for: probes have none, and a browser shows the page before one can be typed into it."""
 
 log = logging.getLogger(__name__)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
+from dataclasses import dataclass
+from typing import Self
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+RANKING = ("rank", "rank_batch", "infer", "ModelInfer")
+"""The endpoints and procedures whose responses are rankings."""
 
 
 class Metrics:
@@ -55,3 +63,34 @@ class Metrics:
 
     def _seconds(self, name: str, what: str) -> Histogram:
         return Histogram(f"prerank_{name}", what, registry=self.registry, buckets=SECONDS)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What of the service's numbers a person wants to see, read as Prometheus reads them.
+
+    Attributes:
+        answered: responses to ranking requests, by status.
+        bounds: of the classes of their times, in seconds; the last class has no bound.
+        counts: responses in each class.
+    """
+
+    answered: dict[str, int]
+    bounds: list[float]
+    counts: list[int]
+
+    @classmethod
+    def read(cls, metrics: Metrics) -> Self:
+        """As of now."""
+        answered, below = Tally[str](), Tally[float]()
+        for family in metrics.registry.collect():
+            for sample in family.samples:
+                if sample.labels.get("endpoint") not in RANKING:
+                    continue
+                if sample.name == "prerank_requests_total":
+                    answered[sample.labels["status"]] += int(sample.value)
+                elif sample.name == "prerank_request_seconds_bucket":
+                    below[float(sample.labels["le"])] += int(sample.value)
+        reached = [below[bound] for bound in SECONDS] + [below[float("inf")]]
+        counts = [high - low for low, high in zip([0, *reached], reached, strict=False)]
+        return cls(dict(answered), list(SECONDS), counts)

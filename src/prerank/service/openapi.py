@@ -10,6 +10,8 @@ import msgspec
 from prerank import __version__
 from prerank.service import open_messages as v2
 from prerank.service.messages import BatchAnswer, BatchRequest, Error, Health, RankAnswer, RankRequest
+from prerank.service.overview import MOST, Items, Status, Titles, TitlesRequest
+from prerank.service.page import FILES
 
 REFUSED = {
     "400": "the request is wrong; the message names the field",
@@ -26,6 +28,7 @@ REFUSED = {
 LATER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
 BODY = ("400", "401", "408", "413", "415", "429", "431", "500", "503")
 HEAD = ("400", "401", "431", "500")
+COUNT = {"name": "count", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": MOST, "default": 50}}
 JSON, OCTETS = "application/json", "application/octet-stream"
 TYPES: tuple[type[msgspec.Struct], ...] = (
     RankRequest,
@@ -34,6 +37,10 @@ TYPES: tuple[type[msgspec.Struct], ...] = (
     BatchAnswer,
     Error,
     Health,
+    Status,
+    Items,
+    TitlesRequest,
+    Titles,
     v2.InferRequest,
     v2.InferAnswer,
     v2.ModelMetadata,
@@ -55,6 +62,10 @@ def openapi(protected: bool) -> dict[str, Any]:
     paths = {
         "/v1/rank": _post("rank", RankRequest, RankAnswer),
         "/v1/rank:batch": _post("rank_batch", BatchRequest, BatchAnswer),
+        "/v1/status": _get("status", Status),
+        "/v1/items": _get("items", Items, unless=Error, also=("429",)),
+        "/v1/titles": _post("titles", TitlesRequest, Titles),
+        "/": _page("page", "text/html", "string"),
         "/healthz/live": _get("live", Health),
         "/healthz/ready": _get("ready", Health, unless=Health),
         "/metrics": _page("metrics", "text/plain", "string"),
@@ -71,8 +82,9 @@ def openapi(protected: bool) -> dict[str, Any]:
         names = [part[1:-1] for part in place.split("/") if part.startswith("{")]
         for operation in methods.values():
             operation["parameters"] = [_path_parameter(name) for name in names]
-            if protected and "/health" not in place:
+            if protected and "/health" not in place and place not in FILES:
                 operation["security"] = [{"token": []}]
+    paths["/v1/items"]["get"]["parameters"] = [COUNT]
     if protected:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return {
@@ -87,7 +99,7 @@ def _post(
     name: str, takes: type[Any], gives: type[Any], media: str | None = None, also: Sequence[str] = ()
 ) -> dict[str, Any]:
     body = _content(takes)
-    answer = _answer("ranked", gives)
+    answer = _answer("answered", gives)
     if media is not None:  # with tensors in bytes behind the JSON part, or an answer like that
         for content in (body, answer["content"]):
             content[media] = {"schema": {"type": "string", "format": "binary"}}
