@@ -23,3 +23,7 @@ class ArtefactError(PrerankError):
 
 class RequestError(PrerankError):
     """A ranking request cannot be answered as it stands; the message names its field."""
+
+
+class ServiceError(PrerankError):
+    """The service cannot begin, or cannot go on; the message says why."""

@@ -117,6 +117,10 @@ class Running:
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
+    def of_processes(self, what: str) -> float:
+        """A number of its processes, all together."""
+        return sum(value for name, value in self.numbers().items() if name.startswith(f"process_{what}{{"))
+
     def wait_for(self, generation: str | None = None) -> None:
         """Until it is ready, and serves that generation."""
         connection = self.connect()
@@ -146,8 +150,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     def start(directory: Path, *options: str, token: str | None = None, ready: bool = True) -> Running:
         log = tmp_path_factory.mktemp("service") / "log"
         environment = {**os.environ, "PYTHONPATH": str(Path(prerank.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        environment["PYTHONWARNINGS"] = "error"  # in workers, too
         environment |= {"PRERANK_TOKEN": token} if token else {}
-        command = [sys.executable, "-W", "error", "-m", "prerank", "serve", str(directory), "--port", "0", *options]
+        command = [sys.executable, "-m", "prerank", "serve", str(directory), "--port", "0", *options]
         with log.open("w") as stderr:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
         assert process.stdout is not None

@@ -67,8 +67,8 @@ def test_with_enough_time_nothing_changes(many: Running) -> None:
     [
         (0, None, "soft_deadline_ms: expected float > 0.0"),
         ("5", None, "soft_deadline_ms: expected float, got str"),
-        (30, 20, "soft_deadline_ms: 30 is not less than deadline_ms, 20"),
-        (20, 20, "soft_deadline_ms: 20 is not less than deadline_ms, 20"),
+        (30_000, 20_000, "soft_deadline_ms: 30000 is not less than deadline_ms, 20000"),
+        (20_000, 20_000, "soft_deadline_ms: 20000 is not less than deadline_ms, 20000"),
     ],
 )
 def test_wrong_ones(many: Running, soft: Any, hard: Any, message: str) -> None:
@@ -98,7 +98,7 @@ def test_clients_that_go_away_leave_nothing_behind(many: Running) -> None:
             connection.sendall(head.encode() + body[: len(body) if number % 3 else 1000])
         if number + 1 in (GONE // 4, GONE):
             _settled(many)
-            memory.append(many.numbers()["process_resident_memory_bytes"] / 2**20)
+            memory.append(many.of_processes("resident_memory_bytes") / 2**20)
     assert many.rank({"candidates": ITEMS}).status == 200
     numbers = many.numbers()
     assert numbers['prerank_requests_total{endpoint="rank",status="499"}'] > GONE / 4

@@ -9,7 +9,7 @@ import pytest
 
 from prerank.errors import ArtefactError, ConfigError
 from prerank.publish.generation import locate
-from prerank.service.server import serve as serve_here
+from prerank.service.serve import serve as serve_here
 from prerank.service.settings import ServiceConfig
 
 pytestmark = pytest.mark.xdist_group("service")  # one process, so that its server is started once

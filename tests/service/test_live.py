@@ -152,3 +152,28 @@ def test_what_may_pass_is_tried_again(live: Live, published: Path, monkeypatch: 
 def test_a_single_generation_can_be_served(published: Path) -> None:
     live = Live(locate(published), ServiceConfig(), Metrics())
     assert live.look() and live.generation == locate(published).name and not live.look()
+
+
+def test_a_change_is_seen_though_its_times_and_its_inode_are_the_old_ones(live: Live, published: Path) -> None:
+    current = published / "CURRENT"
+    before = current.stat()
+    other = next(name for name in names(published) if name != live.generation)
+    current.write_text(f"{other}\n")  # in place, and as long as the other name
+    os.utime(current, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = current.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
+    assert live.look() and live.generation == other
+
+
+def test_what_was_refused_is_told_until_it_is_served(live: Live, published: Path) -> None:
+    good = live.generation
+    other = next(name for name in names(published) if name != good)
+    extra = published / "generations" / other / "extra.txt"
+    extra.write_text("")
+    point(published, other)
+    assert not live.look() and list(live.refused) == [other] and "extra.txt: is not in" in live.refused[other]
+    assert live.state().refused == live.refused
+    extra.unlink()
+    assert not live.look()  # nothing was written
+    live.look_now()
+    assert live.look() and live.generation == other and not live.refused

@@ -21,7 +21,7 @@ from tests.service.tensors import as_tensors
 
 from prerank.errors import ArtefactError, ConfigError
 from prerank.service.open_protobuf import CLASSES
-from prerank.service.server import serve as serve_here
+from prerank.service.serve import serve as serve_here
 from prerank.service.settings import ServiceConfig
 
 pytestmark = pytest.mark.xdist_group("service")

@@ -143,6 +143,10 @@ class Server:
         connection.close()
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
+    def resident(self) -> float:
+        """Bytes of memory, of all its workers."""
+        return sum(value for name, value in self.numbers().items() if name.startswith("process_resident_memory_bytes"))
+
     def loads(self, result: str, count: int) -> None:
         """Wait until so many generations were loaded, or refused."""
         begun = time.perf_counter()
@@ -187,7 +191,7 @@ def service_soak(directory: Path, swaps: int, bad: int, steady_seconds: float, s
             world.point(world.names[number % 2])
             server.loads("loaded", 2 + number)
             windows.append((begun, time.perf_counter()))
-            memory.append(server.numbers()["process_resident_memory_bytes"] / 2**20)
+            memory.append(server.resident() / 2**20)
             while refused * swaps < bad * (number + 1):
                 world.point(world.damage(refused, rng))
                 refused += 1

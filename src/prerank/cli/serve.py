@@ -29,7 +29,7 @@ def serve(
     ):
         raise ConfigError("prerank serve: needs more packages; install them with: pip install 'prerank[serve]'")
     from prerank.service.logs import log_to_stderr  # noqa: PLC0415  # of the packages of an extra
-    from prerank.service.server import serve as run  # noqa: PLC0415
+    from prerank.service.serve import serve as run  # noqa: PLC0415
     from prerank.service.settings import ServiceConfig  # noqa: PLC0415
 
     values: dict[str, Any] = override(read_yaml(config) if config else {}, changes or [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -24,10 +24,12 @@ from prerank.service.settings import ServiceConfig
 class Service:
     """A published directory as an ASGI application, and what it is made of."""
 
-    def __init__(self, directory: Path, config: ServiceConfig, token: bytes | None = None) -> None:
+    def __init__(
+        self, directory: Path, config: ServiceConfig, token: bytes | None = None, fallback: str | None = None
+    ) -> None:
         self.config = config
         self.token = token
-        self.engine = Engine(directory, config)
+        self.engine = Engine(directory, config, fallback)
         self._description = msgspec.json.encode(openapi(token is not None))
         routes = [
             *Native(self.engine).routes(),
@@ -46,7 +48,7 @@ class Service:
         return _health(200, Health("live", self.engine.live.generation))
 
     async def is_ready(self, _: Request) -> Response:
-        """A generation is loaded and warm, and the process is not about to end."""
+        """A generation is loaded and warm, in every worker at the start, and the process is not about to end."""
         live = self.engine.live
         if self.engine.ready:
             return _health(200, Health("ready", live.generation))
@@ -54,7 +56,7 @@ class Service:
 
     async def numbers(self, _: Request) -> Response:
         """What Prometheus reads."""
-        return Response(generate_latest(self.engine.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(self.engine.metrics.text(self.engine.group), media_type=CONTENT_TYPE_LATEST)
 
     async def description(self, _: Request) -> Response:
         """The OpenAPI document."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TimerHandle
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -13,14 +14,18 @@ from prerank.service.presence import Presence
 from prerank.service.refusal import error_body
 from prerank.service.settings import ServiceConfig
 
+FIRST = 0.5  # seconds that the first request of a connection may take while the service ends
+
 
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds on the head of a request: its bytes, and the time that it takes.
 
-    A head that is complete is measured by the gate; here is what never completes. A subclass sets ``settings``.
+    A head that is complete is measured by the gate; here is what never completes. A subclass sets ``settings`` and
+    ``closed``, which is told of an end.
     """
 
     settings: ServiceConfig
+    closed: Callable[[], None]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, unless there are too many."""
@@ -39,6 +44,14 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
         self._presence.leave()
+        self.closed()
+
+    def shutdown(self) -> None:
+        """End as soon as nothing is asked; of a connection that is just made, a request may be on its way."""
+        if self.cycle is None and not self.transport.is_closing():
+            self.loop.call_later(FIRST, super().shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes, fewer than a head may have as long as it is one."""
@@ -98,6 +111,6 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def connection_class(config: ServiceConfig) -> type[Any]:
-    """The class of a service's connections."""
-    return type("ServiceConnection", (Connection,), {"settings": config})
+def connection_class(config: ServiceConfig, closed: Callable[[], None]) -> type[Any]:
+    """The class of a service's connections, each of which tells when it has ended."""
+    return type("ServiceConnection", (Connection,), {"settings": config, "closed": staticmethod(closed)})

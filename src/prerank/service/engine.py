@@ -10,6 +10,7 @@ from typing import TypeVar
 from prerank.errors import RequestError
 from prerank.service.body import Bodies
 from prerank.service.desk import Desk
+from prerank.service.group import Alone, Group
 from prerank.service.live import Live
 from prerank.service.messages import bad_request
 from prerank.service.metrics import Metrics
@@ -25,17 +26,18 @@ T = TypeVar("T")
 class Engine:
     """Everything behind the endpoints."""
 
-    def __init__(self, directory: Path, config: ServiceConfig) -> None:
+    def __init__(self, directory: Path, config: ServiceConfig, fallback: str | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.live = Live(directory, config, self.metrics)
-        self.desk = Desk(config.threads, config.queue, self.metrics)
+        self.live = Live(directory, config, self.metrics, fallback)
+        self.group: Group = Alone(self.live.state)
+        self.desk = Desk(config.threads_each, config.queue, self.metrics)
         self.bodies = Bodies(config)
 
     @property
     def ready(self) -> bool:
         """Whether requests are welcome."""
-        return self.live.generation is not None and not self.live.draining
+        return self.group.ready
 
     async def do(
         self,

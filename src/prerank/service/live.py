@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
+from math import inf
 from pathlib import Path
+from time import monotonic
 
 from prerank.errors import PrerankError
-from prerank.publish.generation import CURRENT, locate, open_generation
+from prerank.publish.generation import CURRENT, GENERATIONS, locate, open_generation
+from prerank.service.group import Worker
 from prerank.service.metrics import Metrics
 from prerank.service.refusal import busy
 from prerank.service.settings import ServiceConfig
 from prerank.service.warm_up import warm_up
 from prerank.serving.preranker import PreRanker
 
+LONGEST = 500  # of CURRENT, in bytes, and of a reason, in characters
+REMEMBERED = 20  # refused generations
 RETRY = 30.0  # seconds until a load that failed for want of memory or files is tried again
 
 log = logging.getLogger(__name__)
@@ -27,17 +33,39 @@ class Live:
     A request asks once for the ranker and keeps it, so that one generation answers all of it; the replaced generation
     goes when the last such request is done. A generation that fails its checks or its warm-up is not served, and the
     one before it goes on.
+
+    Attributes:
+        refused: generations that were refused last, and why.
+        changed: called, from any thread, when anything of this has changed.
     """
 
-    def __init__(self, directory: Path, config: ServiceConfig, metrics: Metrics) -> None:
+    def __init__(self, directory: Path, config: ServiceConfig, metrics: Metrics, fallback: str | None = None) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            directory: what ``prerank publish`` has written.
+            config: the operator's settings.
+            metrics: to count in.
+            fallback: the generation to begin with if the current one is refused: what other workers serve.
+        """
         self.directory = directory
         self.config = config
         self.metrics = metrics
+        self.fallback = fallback
+        self.refused: dict[str, str] = {}
+        self.changed: Callable[[], None] = lambda: None
         self.draining = False
         self._ranker: PreRanker | None = None
         self._tried: object = object()  # of CURRENT, when it was last tried: not yet
-        self._stop = threading.Event()
+        self._again = inf  # when it is tried again though nothing was written
+        self._stopped = False
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are welcome."""
+        return self._ranker is not None and not self.draining
 
     @property
     def generation(self) -> str | None:
@@ -66,66 +94,106 @@ class Live:
     def drain(self) -> None:
         """Ask for no more requests; those that come are answered all the same."""
         self.draining = True
-        self.metrics.ready.set(0)
+        self.changed()
 
     def close(self) -> None:
         """Stop watching."""
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=1)
+
+    def look_now(self) -> None:
+        """Have the thread look again, also at what it has refused."""
+        self._tried = object()
+        self._wake.set()
+
+    def state(self) -> Worker:
+        """How this process is."""
+        loaded = self._ranker.generation if self._ranker else None
+        return Worker(
+            worker=0,
+            pid=os.getpid(),
+            state="draining" if self.draining else "ready" if loaded else "starting",
+            generation=loaded.name if loaded else None,
+            model=loaded.bundle.name if loaded else "",
+            items=len(loaded.store) if loaded else 0,
+            refused=dict(self.refused),
+        )
 
     def look(self) -> bool:
         """Load what CURRENT names if that has changed; whether it is served now."""
         seen = self._seen()
-        if seen == self._tried:
+        if seen == self._tried and monotonic() < self._again:
             return False
-        self._tried = seen
+        self._tried, self._again = seen, inf
         try:
             place = locate(self.directory)
             if place.name == self.generation:
                 return False
             self._serve(place)
-        except PrerankError as error:
-            self._refused(error)
-            return False
         except Exception as error:  # whatever a damaged generation can do, the old one goes on
-            if isinstance(error, OSError | MemoryError):
-                threading.Timer(RETRY, self._forget).start()
+            if _may_pass(error) or _may_pass(error.__context__):
+                self._again = monotonic() + RETRY
             self._refused(error)
             return False
         return True
 
     def _run(self, failed: Callable[[Exception], None]) -> None:
         try:
-            self._tried = self._seen()
-            self._serve(locate(self.directory))
+            self._begin()
         except Exception as error:
             failed(error)
             return
-        while not self._stop.wait(self.config.watch_seconds):
+        while not self._stopped:
             self.look()
+            self._wake.wait(self.config.watch_seconds)
+            self._wake.clear()
+
+    def _begin(self) -> None:
+        self._tried = self._seen()
+        try:
+            self._serve(locate(self.directory))
+        except Exception as error:
+            if self.fallback is None:
+                raise
+            self._refused(error)
+            self._serve(self.directory / GENERATIONS / self.fallback)
 
     def _serve(self, place: Path) -> None:
         generation = open_generation(place, preload=self.config.preload)
         warm_up(generation)
         self._ranker = PreRanker(generation)
+        self.refused = {name: why for name, why in self.refused.items() if name != generation.name}
         self.metrics.loads.labels("loaded").inc()
-        self.metrics.serves(generation.name, generation.bundle.name, len(generation.store))
-        self.metrics.ready.set(0 if self.draining else 1)
         log.info("serving generation %s", generation.name)
+        self.changed()
 
     def _refused(self, error: Exception) -> None:
         self.metrics.loads.labels("refused").inc()
         what = str(error) if isinstance(error, PrerankError) else f"{type(error).__name__}: {error}"
-        log.error("a generation is refused, %s goes on: %s", self.generation, " ".join(what.split()))
+        what = " ".join(what.split())
+        self.refused = dict([*self.refused.items(), (self._named(), what[:LONGEST])][-REMEMBERED:])
+        log.error("a generation is refused, %s goes on: %s", self.generation or self.fallback, what)
+        self.changed()
 
-    def _seen(self) -> object:
-        """Changes whenever CURRENT is written or replaced."""
+    def _seen(self) -> tuple[bytes, int, int]:
+        """Another value whenever CURRENT says something else, or is written again.
+
+        Its times and its inode may be those of a file before it, so that its text is what counts.
+        """
         try:
-            status = (self.directory / CURRENT).stat()
+            with (self.directory / CURRENT).open("rb") as file:
+                status = os.fstat(file.fileno())
+                return file.read(LONGEST), status.st_ino, status.st_mtime_ns
         except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+            return b"", 0, 0
 
-    def _forget(self) -> None:
-        self._tried = object()
+    def _named(self) -> str:
+        """What CURRENT names, which need not be a generation."""
+        return self._seen()[0][:64].decode("ascii", "replace").strip() or CURRENT
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether memory or file handles were short, or a disk did not answer; a file that is missing stays so."""
+    return isinstance(error, OSError | MemoryError) and not isinstance(error, FileNotFoundError)

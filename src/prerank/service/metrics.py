@@ -1,19 +1,46 @@
-"""What Prometheus reads at /metrics. Counters belong to one service; nothing is registered globally."""
+"""What Prometheus reads at /metrics. Counters belong to one service; nothing is registered globally.
+
+Several workers count in prometheus_client's multiprocess mode: each writes mapped files of its own, and whichever is
+asked adds them all up. A worker's number names its files, not its process id, so that one that was restarted counts on
+where the one before it ended, even if that was killed.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections import Counter as Tally
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest, values
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from prerank.service.group import Group
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
-
 RANKING = ("rank", "rank_batch", "infer", "ModelInfer")
 """The endpoints and procedures whose responses are rankings."""
+
+
+def count_together(directory: Path, worker: int) -> None:
+    """Have all numbers of this process, from now on, lie in files of a directory that all workers share.
+
+    Args:
+        directory: of this service alone.
+        worker: the number of this one; no two that run at the same time have the same.
+    """
+    mark_process_dead(worker, str(directory))  # its gauges begin anew
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    values.ValueClass = values.MultiProcessValue(lambda: worker)
+    atexit.register(values.close_all_multiprocess_files)
 
 
 class Metrics:
@@ -21,7 +48,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
         self.requests = self._counter("requests", "Responses by endpoint and status", "endpoint", "status")
         self.latency = Histogram(
             "prerank_request_seconds",
@@ -40,29 +66,78 @@ class Metrics:
         self.partial = self._counter("partial_answers", "Answers cut short by their soft deadline")
         self.refused = self._counter("refused", "Requests refused for lack of capacity or time", "reason")
         self.loads = self._counter("generation_loads", "Attempts to load a generation", "result")
-        self.generation = self._gauge("generation_info", "1 for the generation that is served", "generation", "model")
-        self.ready = self._gauge("ready", "1 while requests are welcome")
-        self.items = self._gauge("items", "Rows of the item store, without updates")
-        self.jobs = self._gauge("jobs", "Requests that wait for a thread or are being scored")
+        self.jobs = Gauge(
+            "prerank_jobs",
+            "Requests that wait for a thread or are being scored",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         for reason in ("queue full", "deadline"):
             self.refused.labels(reason)
         for result in ("loaded", "refused"):
             self.loads.labels(result)
 
-    def serves(self, generation: str, model: str, items: int) -> None:
-        """Say which generation answers from now on."""
-        self.generation.clear()
-        self.generation.labels(generation, model).set(1)
-        self.items.set(items)
+    def text(self, group: Group) -> bytes:
+        """The page: what all workers have counted, and how they are."""
+        state = CollectorRegistry()
+        state.register(_Workers(group))
+        return generate_latest(self.counted()) + generate_latest(state)
+
+    def counted(self) -> CollectorRegistry:
+        """What all workers have counted."""
+        if values.ValueClass is values.MutexValue:
+            return self.registry
+        together = CollectorRegistry()
+        MultiProcessCollector(together, os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        return together
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(f"prerank_{name}", what, labels, registry=self.registry)
 
-    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
-        return Gauge(f"prerank_{name}", what, labels, registry=self.registry)
-
     def _seconds(self, name: str, what: str) -> Histogram:
         return Histogram(f"prerank_{name}", what, registry=self.registry, buckets=SECONDS)
+
+
+class _Workers(Collector):
+    """How the workers are."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def collect(self) -> Iterator[Metric]:
+        """The series."""
+        workers = self.group.workers()
+        ready = [worker for worker in workers if worker.state == "ready"]
+        yield _gauge("ready", "1 while requests are welcome", float(self.group.ready))
+        yield _gauge("workers", "Workers that answer", len(ready))
+        yield CounterMetricFamily(
+            "prerank_worker_restarts",
+            "Workers that ended and were replaced",
+            sum(worker.restarts for worker in workers),
+        )
+        yield _gauge("items", "Rows of the item store, without updates", max((one.items for one in workers), default=0))
+        served = GaugeMetricFamily(
+            "prerank_generation_info", "1 for the generation that is served", labels=["generation", "model"]
+        )
+        for generation, model in sorted({(one.generation, one.model) for one in workers if one.generation}):
+            served.add_metric([generation, model], 1)
+        yield served
+        yield from _processes([(one.worker, one.pid) for one in workers if one.pid])
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"prerank_{name}", what, value)
+
+
+def _processes(workers: Iterable[tuple[int, int]]) -> list[Metric]:
+    """Memory, CPU time and file handles of each worker's process."""
+    merged: dict[str, Metric] = {}
+    for number, pid in workers:
+        for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+            whole = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            for sample in metric.samples:
+                whole.add_sample(sample.name, {"worker": str(number), "pid": str(pid)}, sample.value)
+    return list(merged.values())
 
 
 @dataclass(frozen=True)
@@ -83,7 +158,7 @@ class Numbers:
     def read(cls, metrics: Metrics) -> Self:
         """As of now."""
         answered, below = Tally[str](), Tally[float]()
-        for family in metrics.registry.collect():
+        for family in metrics.counted().collect():
             for sample in family.samples:
                 if sample.labels.get("endpoint") not in RANKING:
                     continue

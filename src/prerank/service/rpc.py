@@ -45,6 +45,7 @@ class RpcServer:
     def __init__(self, engine: Engine, token: bytes | None) -> None:
         self.engine = engine
         self.token = token
+        self._started = False
 
     async def start(self) -> int:
         """Listen.
@@ -70,12 +71,14 @@ class RpcServer:
             port: int = self._server.add_insecure_port(address_of(config.host, config.grpc_port or 0))
         except RuntimeError:
             raise ConfigError(f"cannot listen at {config.host}, grpc_port {config.grpc_port}") from None
+        self._started = True
         await self._server.start()
         return port
 
     async def stop(self) -> None:
         """Take no more calls in, and answer those in flight."""
-        await self._server.stop(self.engine.config.grace_seconds)
+        if self._started:
+            await self._server.stop(self.engine.config.grace_seconds)
 
     def _handler(self, name: str, procedure: Procedure) -> Callable[[Any, Any], Awaitable[bytes]]:
         async def handle(_: Any, context: Any) -> bytes:
@@ -129,7 +132,7 @@ class RpcServer:
 
 def _options(config: ServiceConfig) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(config.workers > 1)),  # a socket for each worker: the library opens its own
         ("grpc.max_receive_message_length", min(config.limits.body_bytes, LARGEST)),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", min(config.limits.head_bytes, LARGEST)),

@@ -1,4 +1,4 @@
-"""From start to the last response: listening, signals, draining."""
+"""A process that answers: from its first connection to the last response."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
 
-from prerank.errors import ConfigError
+from prerank.service.accept import Acceptor, Board
 from prerank.service.app import Service
 from prerank.service.connection import connection_class
-from prerank.service.settings import ServiceConfig, address_of, read_token
 
 if TYPE_CHECKING:
     from prerank.service.rpc import RpcServer
@@ -25,37 +23,41 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what is in flight and return.
+class Server(uvicorn.Server):
+    """uvicorn's server with connections of its own taking, a generation to load and a drain before the end.
 
-    Args:
-        directory: what ``prerank publish`` has written.
-        config: the operator's settings.
-        listening: told the address once connections are accepted; requests are welcome when /healthz/ready says so.
-
-    Raises:
-        ConfigError: the address is not free, or the token cannot be read.
-        ArtefactError: nothing is published there, or it is damaged.
+    Attributes:
+        failure: why there was nothing to begin with.
     """
-    service = Service(directory, config, read_token(config))
-    torch.set_num_threads(1)  # requests are computed side by side, each by one thread
-    with _listener(config) as listener:
-        server = _Server(service, listening)
-        asyncio.run(server.serve(sockets=[listener]))
-    service.engine.desk.close()
-    if server.failure is not None:
-        raise server.failure
 
+    def __init__(
+        self,
+        service: Service,
+        listener: socket.socket,
+        *,
+        begun: Callable[[int | None], None] = lambda _: None,
+        changed: Callable[[], None] = lambda: None,
+        waits: bool = False,
+        board: Board | None = None,
+        number: int = 0,
+    ) -> None:
+        """Serve nothing yet.
 
-class _Server(uvicorn.Server):
-    """uvicorn's server with a generation to load at the start and a drain before the end."""
-
-    def __init__(self, service: Service, listening: Callable[[str], None]) -> None:
+        Args:
+            service: what answers.
+            listener: listens; the server closes it.
+            begun: called with the port of gRPC, if there is one, once connections are taken, or will be when it no
+                longer ``waits``.
+            changed: called when the service's state has changed.
+            waits: no connection is taken before a generation is warm.
+            board: of the workers that share the listener.
+            number: of this one.
+        """
         config = service.config
         super().__init__(
             uvicorn.Config(
                 service.application,
-                http=connection_class(config),
+                http=connection_class(config, self._closed),
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
@@ -69,32 +71,50 @@ class _Server(uvicorn.Server):
         )
         self.service = service
         self.rpc = _rpc_server(service)
-        self.listening = listening
+        self.live = service.engine.live
+        self.listener = listener
+        self.begun = begun
+        self.changed = changed
+        self.waits = waits
+        self.board = board
+        self.number = number
         self.failure: Exception | None = None
+        self._acceptor: Acceptor | None = None
+        self._taking: asyncio.Task[int | None] | None = None
+
+    async def run_until_end(self) -> None:
+        """Serve until a signal, then answer what is in flight and return."""
+        torch.set_num_threads(1)  # requests are computed side by side, each by one thread
+        await self.serve(sockets=[])
+        self.service.engine.desk.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections, and load the generation meanwhile."""
+        """Take connections, and load the generation meanwhile."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        rpc_port = await self.rpc.start() if self.rpc else None
+            loop.add_signal_handler(number, self.signalled, number)
         await super().startup(sockets)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        self.listening(f"http://{address_of(host, port)}")
-        if rpc_port is not None:
-            self.listening(f"grpc://{address_of(host, rpc_port)}")
-
-        def failed(error: Exception) -> None:
-            loop.call_soon_threadsafe(self._failed, error)
-
-        self.service.engine.live.begin(failed)
+        self._acceptor = Acceptor(
+            self.listener,
+            self._protocol,
+            None,
+            self.service.config.limits.head_seconds,
+            self.board,
+            self.number,
+        )
+        rpc_port = None if self.waits else await self._take()
+        self.begun(rpc_port)
+        self.live.changed = self._from_thread(self._changed)
+        self.live.begin(self._from_thread(self._failed))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is in flight."""
-        self.service.engine.live.drain()
+        self.live.drain()
+        assert self._acceptor is not None
+        await self._acceptor.stop()
         rpc = self.rpc.stop() if self.rpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rpc)
-        self.service.engine.live.close()
+        self.live.close()
         log.info("ended")
 
     @contextlib.contextmanager
@@ -102,14 +122,36 @@ class _Server(uvicorn.Server):
         """Leave signals alone: ``startup`` has them, because an orderly end is exit code 0."""
         yield
 
-    def _signalled(self, number: signal.Signals) -> None:
-        if self.service.engine.live.draining:
-            self.should_exit = True
+    def signalled(self, number: signal.Signals) -> None:
+        """Drain, for a while after SIGTERM; at the second signal, end."""
+        if self.live.draining:
+            self._end()
             return
-        self.service.engine.live.drain()
+        self.live.drain()
         seconds = self.service.config.drain_seconds if number is signal.SIGTERM else 0.0
         log.info("%s: draining for %g seconds", number.name, seconds)
         asyncio.get_running_loop().call_later(seconds, self._end)
+
+    async def _take(self) -> int | None:
+        """Take connections from now on; the port of gRPC."""
+        assert self._acceptor is not None
+        port = await self.rpc.start() if self.rpc else None
+        self._acceptor.start()
+        return port
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    def _closed(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.closed()
+
+    def _changed(self) -> None:
+        if self.waits and self.live.ready:
+            self.waits = False
+            self._taking = asyncio.get_running_loop().create_task(self._take())
+        self.changed()
 
     def _end(self) -> None:
         self.should_exit = True
@@ -118,6 +160,16 @@ class _Server(uvicorn.Server):
         self.failure = error
         self.should_exit = True
 
+    def _from_thread(self, function: Callable[..., None]) -> Callable[..., None]:
+        """The function, called by the loop, whichever thread asks; not at all after the end."""
+        loop = asyncio.get_running_loop()
+
+        def call(*arguments: object) -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(function, *arguments)
+
+        return call
+
 
 def _rpc_server(service: Service) -> RpcServer | None:
     if service.config.grpc_port is None:
@@ -125,24 +177,3 @@ def _rpc_server(service: Service) -> RpcServer | None:
     from prerank.service.rpc import RpcServer  # noqa: PLC0415  # of the packages of an extra
 
     return RpcServer(service.engine, service.token)
-
-
-@contextlib.contextmanager
-def _listener(config: ServiceConfig) -> Iterator[socket.socket]:
-    """A socket at the configured address.
-
-    Raises:
-        ConfigError: there can be none.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)  # without protocol asyncio leaves Nagle's delay on: 40 ms
-    except OSError as error:
-        raise ConfigError(f"host {config.host}: {error.strerror}") from None
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise ConfigError(f"cannot listen at {config.host}, port {config.port}: {error.strerror}") from None
-        yield listener

@@ -44,12 +44,13 @@ class ServiceConfig(Strict):
         "prerank"
     )
     token_file: Annotated[Path | None, Field(description="holds the bearer token")] = None
-    threads: Annotated[int, Field(ge=1, description="that score, one request each")] = len(os.sched_getaffinity(0))
-    queue: Annotated[int, Field(ge=0, description="requests that may wait for a thread")] = 64
+    workers: Annotated[int, Field(ge=1, le=256, description="processes that answer")] = 1
+    threads: Annotated[int | None, Field(ge=1, description="of each worker that score, one request each")] = None
+    queue: Annotated[int, Field(ge=0, description="requests that may wait for a thread, in each worker")] = 64
     deadline_ms: Annotated[Seconds, Field(description="of a request that names none")] = 1000
     longest_deadline_ms: Seconds = 60_000
-    connections: Count = 1000
-    buffer_bytes: Annotated[int, Field(ge=1, description="of all bodies that are arriving")] = 256 << 20
+    connections: Annotated[Count, Field(description="of each worker")] = 1000
+    buffer_bytes: Annotated[int, Field(ge=1, description="of all bodies that are arriving at a worker")] = 256 << 20
     keep_alive_seconds: Count = 75
     preload: Annotated[bool, Field(description="read the whole item store before serving it")] = True
     watch_seconds: Annotated[Seconds, Field(description="between looks for a new generation")] = 1
@@ -57,6 +58,11 @@ class ServiceConfig(Strict):
     grace_seconds: Annotated[int, Field(ge=1, description="for requests in flight after that")] = 30
     access_log: Annotated[bool, Field(description="a log line for every request")] = False
     limits: Limits = Limits()
+
+    @property
+    def threads_each(self) -> int:
+        """How many threads score in each worker: together one a core, unless told."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
 
 
 def address_of(host: str, port: int) -> str:
