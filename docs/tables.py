@@ -14,6 +14,8 @@ from pathlib import Path
 
 from prerank.bench.latency_report import large_table
 from prerank.bench.latency_report import markdown as latency_table
+from prerank.bench.store import HEADINGS
+from prerank.bench.store import table as store_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
 
@@ -33,8 +35,11 @@ def filled(text: str) -> str:
 
 
 def result_table(file: Path) -> str:
-    """The table of a committed result: of a comparison of models, of latencies, or of a large catalogue."""
+    """The table of a committed result: of a comparison of models, of latencies, of a large catalogue, or of stores."""
     result = json.loads(file.read_text(encoding="utf-8"))
+    if "stores" in result:
+        rows = [HEADINGS, ["---"] * len(HEADINGS), *store_table(result)]
+        return "".join(f"| {' | '.join(row)} |\n" for row in rows)
     if "encoded" in result:
         return f"{large_table(result)}\n"
     return f"{latency_table(result)}\n" if "floor_ms" in result else markdown_table(result)

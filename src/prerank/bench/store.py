@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,7 @@ from prerank.publish.precision import PRECISIONS, Precision, Vectors
 from prerank.publish.store import ItemStore
 from prerank.publish.store_files import Encoded, StoreFiles
 
+HEADINGS = ("store", "bytes a row", "open cold s", "look-up ms", "both ms", "both p99")
 CHUNK = 65_536
 WARM_UP = 20
 Keys = NDArray[np.int64]
@@ -69,6 +70,22 @@ def store_bench(
     finally:
         torch.set_num_threads(threads)
     return result
+
+
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """The cells below ``HEADINGS``: "both" is look-up and gather, and all that LMDB and Redis were asked for."""
+    large = {f"float16 x {result['large']['items']:,}": result["large"]} if "large" in result else {}
+    rows = []
+    for name, one in {**result["stores"], **large}.items():
+        times = one["milliseconds"]
+        cells = [times["lookup"]["p50"], times["both"]["p50"], times["both"]["p99"]]
+        opened = [f"{one['row_bytes']:.0f}", f"{one['open_cold_seconds']:.2f}"]
+        rows.append([name, *opened, *(f"{cell:.2f}" for cell in cells)])
+    for name in ("lmdb", "redis"):
+        if name in result:
+            both = result[name]["milliseconds"]["both"]
+            rows.append([f"{name} {result[name]['version']}", "", "", "", f"{both['p50']:.2f}", f"{both['p99']:.2f}"])
+    return rows
 
 
 def _keys(count: int, rng: np.random.Generator) -> Keys:

@@ -18,7 +18,8 @@ from prerank.bench.latency_soak import large as measure_large
 from prerank.bench.latency_soak import soak as measure_soak
 from prerank.bench.precision import precision as measure_precision
 from prerank.bench.service_soak import service_soak
-from prerank.bench.store import store_bench
+from prerank.bench.store import HEADINGS, store_bench
+from prerank.bench.store import table as store_table
 from prerank.bench.update_soak import update_soak
 from prerank.cli import console
 from prerank.data.log import Dataset
@@ -105,17 +106,9 @@ def store(
     """
     with tempfile.TemporaryDirectory(dir=directory) as place, console.err.status(f"stores of {items:,} items"):
         result = store_bench(Path(place), items, large, width, candidates, repeats, seed)
-    table = console.plain_table("store", "bytes a row", "open cold s", "look-up ms", "both ms", "both p99")
-    rows = {**result["stores"], **({f"float16 x {large:,}": result["large"]} if large else {})}
-    for name, one in rows.items():
-        times = one["milliseconds"]
-        cells = [times["lookup"]["p50"], times["both"]["p50"], times["both"]["p99"]]
-        opened = f"{one['open_cold_seconds']:.2f}"
-        table.add_row(name, f"{one['row_bytes']:.0f}", opened, *(f"{cell:.2f}" for cell in cells))
-    for name in ("lmdb", "redis"):
-        if name in result:
-            both = result[name]["milliseconds"]["both"]
-            table.add_row(f"{name} {result[name]['version']}", "", "", "", f"{both['p50']:.2f}", f"{both['p99']:.2f}")
+    table = console.plain_table(*HEADINGS)
+    for row in store_table(result):
+        table.add_row(*row)
     console.out.print(table)
     console.write_json(json_file, result)
 
