@@ -37,14 +37,20 @@ $(VENV)-oracles/.ready: pyproject.toml constraints.txt tests/oracles/requirement
 		--constraint constraints.txt
 	@touch $@
 
-# A client of the open protocol against the service; the client is installed into an environment of its own.
-clients: $(VENV)-clients/.ready
-	$(VENV)-clients/bin/pytest tests/service/test_clients.py
+# Clients of the open protocol, and Schemathesis, against the service. They are installed into environments of their own:
+# KServe's client is asked in a process of its own, because it registers the same messages as NVIDIA's.
+clients: $(VENV)-clients/.ready $(VENV)-kserve/.ready
+	PRERANK_KSERVE=$(abspath $(VENV)-kserve/bin/python) $(VENV)-clients/bin/pytest tests/service/test_clients.py
 
 $(VENV)-clients/.ready: pyproject.toml constraints.txt tests/service/clients.txt
 	$(PYTHON) -m venv $(VENV)-clients
 	$(VENV)-clients/bin/pip install --quiet --editable '.[dev]' --requirement tests/service/clients.txt \
 		--constraint constraints.txt
+	@touch $@
+
+$(VENV)-kserve/.ready: tests/service/kserve.txt
+	$(PYTHON) -m venv $(VENV)-kserve
+	$(VENV)-kserve/bin/pip install --quiet --requirement tests/service/kserve.txt
 	@touch $@
 
 check: $(VENV)/.dev
@@ -62,7 +68,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/tables.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oracles $(VENV)-clients build dist
+	rm -rf $(VENV) $(VENV)-oracles $(VENV)-clients $(VENV)-kserve build dist
 
 # The runs behind results/ml-1m*.json and results/amazon-sports.json; ML1M and SPORTS name the folders with the raw
 # files. An interrupted run goes on, a finished one is kept. EPOCHS bounds each training; it ends earlier by itself.

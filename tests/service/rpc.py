@@ -72,9 +72,9 @@ def as_message(content: Mapping[str, Any], in_bytes: bool, model: str = "prerank
             message.raw_input_contents.append(raw_values(each["data"], each["datatype"]))
         else:
             values = each["data"]
-            texts = each["datatype"] == "BYTES"
-            into = getattr(sent.contents, FIELDS[each["datatype"]])
-            into.extend([value.encode() for value in values] if texts else values)
+            texts = FIELDS.get(each["datatype"], "bytes_contents") == "bytes_contents"
+            into = getattr(sent.contents, FIELDS.get(each["datatype"], "bytes_contents"))
+            into.extend([str(value).encode() for value in values] if texts else values)
     for each in content.get("outputs", ()):
         choose(message.outputs.add(name=each["name"]).parameters, each.get("parameters", {}))
     return message

@@ -53,6 +53,8 @@ def as_tensors(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def raw_values(values: Any, datatype: str) -> bytes:
+    if datatype not in KINDS and datatype != "BYTES":
+        return b"x" * 8  # of no type
     if datatype != "BYTES":
         return bytes(np.array(values, KINDS[datatype]).tobytes())
     texts = [value.encode() for value in values]
@@ -64,9 +66,9 @@ def as_bytes(content: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     inputs, parts = [], []
     for each in content["inputs"]:
         parts.append(raw_values(each["data"], each["datatype"]))
-        size = {"binary_data_size": len(parts[-1])}
+        size = {**each.get("parameters", {}), "binary_data_size": len(parts[-1])}
         inputs.append({**{key: each[key] for key in ("name", "datatype", "shape")}, "parameters": size})
-    parameters = {**content.get("parameters", {}), "binary_data_output": True}
+    parameters = {"binary_data_output": True, **content.get("parameters", {})}
     return {**content, "inputs": inputs, "parameters": parameters}, b"".join(parts)
 
 

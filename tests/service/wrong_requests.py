@@ -7,6 +7,64 @@ from typing import Any
 ITEMS = [f"item-{number:04}" for number in range(80)]
 GOOD: dict[str, Any] = {"candidates": ITEMS[:4], "columns": {"bid": [1.0, 2.0, 3.0, 4.0]}}
 
+FORMULAS = (
+    *(
+        "(score",
+        "score)",
+        "score,",
+        "score, bid",
+        "score; bid",
+        "score\nbid",
+        "score bid",
+        "score = bid",
+        "score +* bid",
+    ),
+    *("lambda x: x", "[score]", "{score}", "{}", "[]", "()", "[score for score in bid]", "{score: bid}", "*score"),
+    *("score and bid", "score or bid", "not score", "score is bid", "score in bid", "~score", "score % bid"),
+    *("score // bid", "score @ bid", "score << 1", "score & bid", "score | 1", "score ^ 2", "score if bid"),
+    *("None", "True", "...", "1j", "1j * score", "b'a'", "f'{score}'", "'score' * 3", "score.real", "score[:1]"),
+    *("await score", "yield", "yield score", "print(score)", "open('/etc/passwd')", "eval('1')", "__builtins__"),
+    *("exp", "exp()", "exp(score, bid)", "max()", "max(*score)", "exp(*score)", "exp(**score)", "score(1)"),
+    *(
+        "round(score)",
+        "sum(score)",
+        "exp(exp)",
+        "exp(1)(2)",
+        "1 + 1",
+        "bid / (bid - bid)",
+        "sqrt(-bid)",
+        "log(bid - bid)",
+    ),
+    *("(-bid) ** 0.5", "exp(exp(bid * 9))", "bid ** 999999", "1e999 * bid", "#", " ", "import os", "score!", "$score"),
+    *(
+        "\uff53core2",
+        "sc\u00f6re",
+        "bid.__class__.__base__",
+        "score if score else",
+        "0x * score",
+        "score\\",
+        "'",
+        '"' * 3,
+    ),
+)
+"""Not formulas, or not of numbers."""
+
+NAMES = (
+    "__class__",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a.b",
+    "candidates ",
+    "USER",
+    "bids",
+    "é",
+    "a\tb",
+    "%s",
+    "x" * 300,
+)
+"""Of nothing."""
+
 ANY_FORM: dict[str, tuple[dict[str, Any], str]] = {
     "user field": ({"user": {"cty": "x"}}, "user.cty"),
     "user field, empty": ({"user": {"": "x"}}, "user."),
@@ -63,8 +121,31 @@ ANY_FORM: dict[str, tuple[dict[str, Any], str]] = {
     "ranking of a negative": ({"ranking": "log(-bid)"}, "ranking"),
     "ranking too large": ({"ranking": "exp(bid * 1000)"}, "ranking"),
     "bid too large": ({"columns": {"bid": [1e308] * 4}, "ranking": "bid * bid"}, "ranking"),
+    **{f"ranking {formula!r}": ({"ranking": formula}, "ranking") for formula in FORMULAS},
+    **{f"another field {name!r}": ({name: 3}, " ".join(f"{name}: unknown".split())) for name in NAMES},
+    **{f"user field {name!r}": ({"user": {name: "x"}}, f"user.{' '.join(name.split())}") for name in NAMES},
+    **{f"k {k}": ({"k": k}, "k: ") for k in (-(2**31), -(2**63), 0.0, 1.0, 1e300, False, "", "ten")},
+    **{f"deadline {ms!r}": ({"deadline_ms": ms}, "deadline_ms: ") for ms in (-1e300, -0.0, True, False, "", "5")},
+    **{f"unknown {word!r}": ({"unknown": word}, "unknown: ") for word in ("", "DROP", "drop ", "ignore", True, 1.5)},
 }
 """Changes of ``GOOD`` that every form of request can have."""
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "candidates": (list,),
+    "user": (dict,),
+    "context": (dict,),
+    "history": (list,),
+    "columns": (dict,),
+    "pairs": (dict,),
+    "k": (int, type(None)),
+    "ranking": (str,),
+    "unknown": (),
+    "deadline_ms": (int, float, type(None)),
+}
+"""What a field may be."""
+VALUES: tuple[Any, ...] = (None, True, 3, 1.5, "x", [], {})
+NO_IDS: tuple[Any, ...] = (None, True, 1.5, -0.5, [], ["x"], {})
+NO_VALUES: tuple[Any, ...] = ([], ["x"], [[]], {}, {"a": 1})
 
 NATIVE: dict[str, tuple[Any, str]] = {
     "nothing": (b"", "body"),
@@ -113,6 +194,47 @@ NATIVE: dict[str, tuple[Any, str]] = {
     "a number for a pair field": ({**GOOD, "pairs": {"a": [1], "gap": 1}}, "pairs.gap"),
     "a list for pairs": ({**GOOD, "pairs": [1, 2]}, "pairs"),
     "infinity in a column": (b'{"candidates": [1], "columns": {"bid": [1e999]}}', "columns"),
+    **{
+        f"{value!r} for {field}": ({**GOOD, field: value}, field)
+        for field, right in KINDS.items()
+        for value in VALUES
+        if type(value) not in right
+    },
+    **{f"{value!r} as a candidate": ({"candidates": ["x", value]}, "candidates[1]") for value in NO_IDS},
+    **{f"{value!r} in history": ({**GOOD, "history": ["x", value]}, "history[1]") for value in NO_IDS[:-1]},
+    **{
+        f"{value!r} for a history field": ({**GOOD, "history": [{"category": value}]}, "history.category")
+        for value in NO_VALUES
+    },
+    **{f"{value!r} for a user field": ({**GOOD, "user": {"city": value}}, "user.city") for value in NO_VALUES},
+    **{f"{value!r} for a column": ({**GOOD, "columns": {"bid": value}}, "columns.bid") for value in (*VALUES[1:5], {})},
+    **{
+        f"{value!r} in a column": ({**GOOD, "columns": {"bid": [1, value, 1, 1]}}, "columns.bid[1]")
+        for value in (*VALUES[:2], "", "1", *VALUES[5:])
+    },
+    **{f"{value!r} for a pair field": ({**GOOD, "pairs": {"gap": value}}, "pairs.gap") for value in (*VALUES[:5], {})},
+    **{
+        f"text {number}": (text.encode(), "body")
+        for number, text in enumerate(
+            (
+                *(" ", "\n", "}", "]", "[", '"', "nul", "True", "NaN", "-", "1e", "01", "+1", ".5", "0x1", "undefined"),
+                *(
+                    '{"candidates": [1}',
+                    '{"candidates": [1]',
+                    '{"candidates" [1]}',
+                    '{"candidates": [1],}',
+                ),
+                *(
+                    "{candidates: []}",
+                    '{"candidates": [1] "k": 1}',
+                    '{"candidates": [\\x]}',
+                    '{"candidates": ["\\x41"]}',
+                ),
+                *('{"candidates": ["a\nb"]}', '{"candidates": ["a]}', '{"candidates": [Infinity]}', '{"k": -}', "<a/>"),
+                *("candidates=1&k=3", "\0", "[]{}", '{"candidates": [1]}\0', "/* */ {}", '{"k": 1e}'),
+            )
+        )
+    },
 }
 """Bodies of /v1/rank."""
 

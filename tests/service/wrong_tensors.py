@@ -119,6 +119,112 @@ HEAD, DATA = as_bytes(as_tensors(GOOD))
 TEXT = json.dumps(HEAD).encode()
 COLUMN = {"name": "columns.bid", "datatype": "FP32", "shape": [4], "parameters": {"binary_data_size": 16}}
 BESIDE = {"inputs": [CANDIDATES, COLUMN]}
+RIGHT: dict[str, dict[str, Any]] = {
+    each["name"]: each
+    for each in (
+        CANDIDATES,
+        BID,
+        tensor("history", ITEMS[:3]),
+        tensor("history.category", ["a", "b", "c"]),
+        tensor("user.city", ["city-1"]),
+        tensor("user.user_id", [7]),
+    )
+}
+"""Inputs that are right, each for itself."""
+
+
+def with_input(which: str, **changes: Any) -> dict[str, Any]:
+    """A request with that input, not as it should be."""
+    changed = {**RIGHT[which], **changes}
+    return {"inputs": [changed] if which == "candidates" else [CANDIDATES, changed]}
+
+
+def shapes(count: int) -> list[list[int]]:
+    """Not of a vector of so many values."""
+    wrong = [
+        [],
+        [count + 1],
+        [2, count],
+        [1, 1, count],
+        [1, 1, 1, count],
+        [0],
+        [1, count + 1],
+        [2**31],
+        [2**62],
+        [1, 2**63 - 1],
+    ]
+    return wrong if count == 1 else [*wrong, [count, 1], [count - 1]]
+
+
+NO_TYPES = ("", "INT65", "INT", "INT 64", "int64", "bytes", "STRING", "BF16", "FP8", "FP128", "BYTES ", "float32", "\0")
+NO_OUTPUTS = ("", "embedding", "IDS", "ids ", "ids.0", "../ids", "scores\0", "candidates")
+
+ANY_TENSOR: dict[str, tuple[dict[str, Any], str]] = {
+    **{
+        f"{name} of shape {shape}": (with_input(name, shape=shape), f"inputs.{name}.shape: ")
+        for name, right in RIGHT.items()
+        for shape in shapes(len(right["data"]))
+    },
+    **{
+        f"{name} of type {kind!r}": (with_input(name, datatype=kind), f"inputs.{name}.datatype: ")
+        for name in RIGHT
+        for kind in NO_TYPES
+    },
+    **{
+        f"{name} of type {kind}": (
+            with_input(name, **tensor(name, [1] * len(RIGHT[name]["data"]), kind)),
+            f"inputs.{name}.datatype: ",
+        )
+        for name in ("candidates", "history")
+        for kind in ("UINT64", "FP32", "FP64")
+    },
+    **{f"{name} twice": (beside(RIGHT[name], RIGHT[name]), f"inputs.{name}: is there twice") for name in RIGHT},
+    **{
+        f"{name} with {parameter}": (
+            with_input(name, parameters={parameter: value}),
+            f"inputs.{name}.parameters.{parameter}: ",
+        )
+        for name in ("candidates", "columns.bid")
+        for parameter, value in (
+            ("shared_memory_region", "r"),
+            ("shared_memory_byte_size", 64),
+            ("content_type", "np"),
+            ("x", True),
+        )
+    },
+    **{
+        f"an input {name!r}": (beside(tensor(name, [1.0])), f"inputs.{name}: ")
+        for name in (
+            "",
+            "price",
+            "candidates ",
+            "Candidates",
+            ".",
+            "user",
+            "item.price",
+            "columns.",
+            "history.",
+            "user.",
+            "pairs.",
+        )
+    },
+    **{f"output {name!r}": (beside(outputs=[{"name": name}]), f"outputs.{name}: ") for name in NO_OUTPUTS},
+    "an output twice": (beside(outputs=[{"name": "ids"}, {"name": "ids"}]), "outputs.ids: "),
+    "a parameter of an output": (
+        beside(outputs=[{"name": "ids", "parameters": {"classification": 3}}]),
+        "outputs.ids.parameters.classification: ",
+    ),
+    **{
+        f"parameter {name!r}": (beside(parameters={name: 1}), f"parameters.{name}: unknown")
+        for name in ("", "K", "limit", "priority", "sequence_id", "binary_data", "timeout", "candidates")
+    },
+    **{
+        f"form {value!r}": (beside(parameters={"binary_data_output": value}), "parameters.binary_data_output: ")
+        for value in ("yes", "", 1, 0, 0.5)
+    },
+}
+"""Requests that every form of tensors can have."""
+
 LENGTH = "Inference-Header-Content-Length"
 
 BINARY: dict[str, tuple[Any, bytes, Any, str]] = {

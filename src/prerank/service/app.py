@@ -30,7 +30,7 @@ class Service:
         self.config = config
         self.token = token
         self.engine = Engine(directory, config, fallback)
-        self._description = msgspec.json.encode(openapi(token is not None))
+        self._description = msgspec.json.encode(openapi(config.name, token is not None))
         routes = [
             *Native(self.engine).routes(),
             *OpenInference(self.engine).routes(),

@@ -11,7 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from prerank.service.presence import Presence
-from prerank.service.refusal import error_body
+from prerank.service.refusal import NOT_HTTP, error_body
 from prerank.service.settings import ServiceConfig
 
 FIRST = 0.5  # seconds that the first request of a connection may take while the service ends
@@ -84,7 +84,7 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Say that these bytes are not HTTP."""
         del msg
-        self._refuse(HTTPStatus.BAD_REQUEST, "request: not valid HTTP/1.1")
+        self._refuse(HTTPStatus.BAD_REQUEST, NOT_HTTP)
 
     def _start_timer(self) -> None:
         if self._slow is None:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prerank.errors import RequestError
 from prerank.service.engine import Engine
 from prerank.service.page import FILES
-from prerank.service.refusal import RefusedError, error_response
+from prerank.service.refusal import NOT_HTTP, RefusedError, error_response
 
 OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready", *FILES)
 """Where no token is asked for: probes have none, and a browser shows the page before one can be typed into it."""
@@ -76,11 +76,13 @@ class Gate:
         self._note(scope, status, perf_counter() - begun)
 
     def _check(self, scope: Scope) -> None:
-        """Refuse what is too long a head, and who has no token.
+        """Refuse another version of HTTP, too long a head, and who has no token.
 
         Raises:
             RefusedError: so it is.
         """
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise RefusedError(HTTPStatus.BAD_REQUEST, NOT_HTTP, {"Connection": "close"})
         allowed = self.engine.config.limits.head_bytes
         given: list[tuple[bytes, bytes]] = scope["headers"]
         if len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in given) > allowed:

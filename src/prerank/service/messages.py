@@ -167,9 +167,10 @@ def _explain(problem: str, kind: Any, nested: Mapping[str, type[msgspec.Struct]]
             place = place.replace(f"{side}[...]", f"{side}.{_wrong_name(side, of, place, body)}")
     place = place.replace("[...]", "")
     lead = f"{place}." if place else ""
-    if what.startswith("Object contains unknown field "):
+    unknown = "Object contains unknown field "
+    if what.startswith(unknown):
         fields = nested.get(place.partition("[")[0], kind).__struct_fields__
-        return f"{lead}{what.rpartition(' ')[2]}: unknown field; fields: {', '.join(fields)}"
+        return f"{lead}{what.removeprefix(unknown)}: unknown field; fields: {', '.join(fields)}"
     if what.startswith("Object missing required field "):
         return f"{lead}{what.rpartition(' ')[2]}: is required"
     return f"{place or 'body'}: {what[:1].lower()}{what[1:]}"

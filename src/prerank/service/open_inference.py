@@ -85,6 +85,8 @@ class OpenInference:
         parameters = read_parameters(message.parameters)
         wanted = _wanted(message, parameters)
         ranker, arrived = self._ranker(request), request.scope["arrived"]
+        if message.model_name not in (None, engine.config.name):
+            raise bad_request(f"model_name: {message.model_name!r}, the path says {engine.config.name!r}")
 
         def work() -> Response:
             tensors = read_tensors(message.inputs, binary)

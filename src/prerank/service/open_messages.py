@@ -32,6 +32,7 @@ class InferRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     inputs: list[InferInput]
     id: str | None = None
+    model_name: Annotated[str, Meta(description="as in the path, if it is here, too")] | None = None
     parameters: Parameters = {}
     outputs: list[InferOutput] | None = None
 

@@ -51,10 +51,11 @@ TYPES: tuple[type[msgspec.Struct], ...] = (
 )
 
 
-def openapi(protected: bool) -> dict[str, Any]:
+def openapi(model: str, protected: bool) -> dict[str, Any]:
     """The document.
 
     Args:
+        model: its name in the open protocol.
         protected: whether a token is asked for.
     """
     _, schemas = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
@@ -81,7 +82,7 @@ def openapi(protected: bool) -> dict[str, Any]:
     for place, methods in paths.items():
         names = [part[1:-1] for part in place.split("/") if part.startswith("{")]
         for operation in methods.values():
-            operation["parameters"] = [_path_parameter(name) for name in names]
+            operation["parameters"] = [_path_parameter(name, model) for name in names]
             if protected and "/health" not in place and place not in FILES:
                 operation["security"] = [{"token": []}]
     paths["/v1/items"]["get"]["parameters"] = [COUNT]
@@ -123,8 +124,10 @@ def _operation(name: str, of: type[Any], answers: dict[str, Any], body: dict[str
     return operation if body is None else {**operation, "requestBody": {"required": True, "content": body}}
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+def _path_parameter(name: str, model: str) -> dict[str, Any]:
+    """One model is served; its version is another one with each generation."""
+    served = {"enum": [model]} if name == "name" else {}
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", **served}}
 
 
 def _refusals(*statuses: str) -> dict[str, Any]:

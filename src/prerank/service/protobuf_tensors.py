@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prerank.service.messages import bad_request
 from prerank.service.open_messages import InferFacts
 from prerank.service.open_protobuf import CLASSES
-from prerank.service.tensors import BYTES, TYPES, Tensor, check_tensor, from_bytes, shaped, to_bytes, to_texts
+from prerank.service.tensors import BYTES, SIZE, TYPES, Tensor, check_tensor, from_bytes, shaped, to_bytes, to_texts
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -39,8 +39,7 @@ def read_message(message: Any) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for number, each in enumerate(message.inputs):
         place = check_tensor(tensors, each.name, each.datatype)
-        for name in each.parameters:
-            raise bad_request(f"{place}.parameters.{name}: unknown; an input has no parameters here")
+        _check_parameters(each.parameters, len(parts[number]) if parts else 0, place)
         given = [field.name for field, _ in each.contents.ListFields()]
         if parts:
             if given:
@@ -52,8 +51,12 @@ def read_message(message: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def read_choices(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def read_choices(parameters: Mapping[str, Any], place: str = "parameters") -> dict[str, Any]:
     """Parameters as Python's own values.
+
+    Args:
+        parameters: a map of messages.
+        place: how messages name it.
 
     Raises:
         RefusedError: one has no value, or one of a type that is not known.
@@ -62,7 +65,7 @@ def read_choices(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("choice")
         if choice is None:
-            raise bad_request(f"parameters.{name}: has no value")
+            raise bad_request(f"{place}.{name}: has no value")
         found[name] = getattr(parameter, choice)
     return found
 
@@ -90,6 +93,15 @@ def answer_message(model: str, request_id: str, facts: InferFacts, outputs: Sequ
             into = getattr(sent.contents, CONTENTS[tensor.datatype])
             into.extend([text.encode() for text in values] if tensor.datatype == BYTES else values)
     return message
+
+
+def _check_parameters(parameters: Mapping[str, Any], size: int, place: str) -> None:
+    """Of an input; KServe's client says the size of its bytes here, too."""
+    for name, value in read_choices(parameters, f"{place}.parameters").items():
+        if name != SIZE:
+            raise bad_request(f"{place}.parameters.{name}: unknown; parameters of an input: {SIZE}")
+        if value != size or isinstance(value, bool):
+            raise bad_request(f"{place}.parameters.{SIZE}: {value!r}, and there are {size} bytes")
 
 
 def _from_contents(contents: Any, given: Sequence[str], datatype: str, place: str) -> NDArray[Any] | list[str]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from prerank.errors import PrerankError
 
 RETRY = "Retry-After"
+NOT_HTTP = "request: not valid HTTP/1.1"
 
 
 class RefusedError(PrerankError):
