@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from tests.service.conftest import Running, Serve
 from tests.service.rpc import PATH, as_message, call, channel_to, refusal
 from tests.service.tensors import as_tensors
 
-from prerank.errors import ArtefactError, ConfigError
+from prerank.errors import ArtefactError, ConfigError, RequestError
+from prerank.service.engine import Engine
 from prerank.service.open_protobuf import CLASSES
+from prerank.service.refusal import RefusedError, TooLateError, busy
+from prerank.service.rpc import RpcServer, refuse
 from prerank.service.serve import serve as serve_here
-from prerank.service.settings import ServiceConfig
+from prerank.service.settings import Limits, ServiceConfig
 
 pytestmark = pytest.mark.xdist_group("service")
 
@@ -166,6 +171,73 @@ def test_deadlines(channel: Any) -> None:
 def test_long_names_do_not_make_long_trailers(channel: Any) -> None:
     refused = refusal(channel, "ModelReady", CLASSES["ModelRequest"](name="é" * 900), metadata=AUTHORIZED)
     assert refused.code() == grpc.StatusCode.NOT_FOUND and refused.details().startswith("model 'éééé")
+
+
+class Context:
+    """What is told to a call."""
+
+    code: Any = None
+    details = ""
+    trailers: tuple[Any, ...] = ()
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.trailers = metadata
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "trailers"),
+    [
+        (RequestError("k: is\nwrong"), "INVALID_ARGUMENT", ()),
+        (RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "k: is wrong"), "RESOURCE_EXHAUSTED", ()),
+        (busy(HTTPStatus.TOO_MANY_REQUESTS, "k: is wrong", 1.5), "RESOURCE_EXHAUSTED", (("retry-after", "2"),)),
+        (busy(HTTPStatus.SERVICE_UNAVAILABLE, "k: is wrong", 0), "UNAVAILABLE", (("retry-after", "1"),)),
+        (TooLateError(HTTPStatus.SERVICE_UNAVAILABLE, "k: is wrong"), "DEADLINE_EXCEEDED", ()),
+    ],
+)
+def test_codes(error: Exception, code: str, trailers: Any) -> None:
+    context = Context()
+    assert refuse(context, error) is context.code is getattr(grpc.StatusCode, code)
+    assert context.details == "k: is wrong" and context.trailers == trailers
+
+
+def test_a_fault_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+    context = Context()
+    assert refuse(context, KeyError("secret")) is grpc.StatusCode.INTERNAL
+    assert context.details == "a fault of the service; its log says more" and "secret" in caplog.text
+
+
+def test_many_calls_at_a_time_and_a_service_that_starts(master: Path) -> None:
+    """In this process, so that nothing depends on time: calls whose messages do not come stay until they are ended."""
+    config = ServiceConfig(grpc_port=0, connections=2, limits=Limits(body_seconds=600))
+    engine = Engine(master, config)  # no generation is loaded
+
+    async def run() -> None:
+        server = RpcServer(engine, None)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+            live, ready = (channel.unary_unary(f"{PATH}Server{name}") for name in ("Live", "Ready"))
+            assert CLASSES["ServerLiveResponse"].FromString(await live(b"")).live
+            assert not CLASSES["ServerReadyResponse"].FromString(await ready(b"")).ready
+            with pytest.raises(grpc.aio.AioRpcError, match="the service is starting") as starting:
+                await channel.unary_unary(f"{PATH}ModelInfer")(SMALL.SerializeToString())
+            assert starting.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert ("retry-after", "1") in tuple(starting.value.trailing_metadata())
+            calls = [channel.stream_unary(f"{PATH}ModelInfer")() for _ in range(2)]
+            with pytest.raises(grpc.aio.AioRpcError) as full:
+                while True:
+                    await live(b"")  # until both have arrived
+            assert full.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            for each in calls:
+                each.cancel()
+        await server.stop()
+
+    asyncio.run(run())
+    engine.desk.close()
 
 
 def test_an_address_that_is_taken(master: Path) -> None:

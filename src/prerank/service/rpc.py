@@ -89,7 +89,7 @@ class RpcServer:
                 answer = await self._answer(procedure, context, begun)
                 code = grpc.StatusCode.OK
             except Exception as error:
-                code = _refuse(context, error)
+                code = refuse(context, error)
             finally:
                 self._note(name, code.name, perf_counter() - begun)
             return answer
@@ -145,8 +145,16 @@ def _options(config: ServiceConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _refuse(context: Any, error: Exception) -> Any:
-    """Say why there is no answer."""
+def refuse(context: Any, error: Exception) -> Any:
+    """Say why there is no answer.
+
+    Args:
+        context: of the call.
+        error: what was raised instead.
+
+    Returns:
+        the code.
+    """
     message = str(error)
     match error:
         case TooLateError():
