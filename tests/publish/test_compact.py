@@ -24,7 +24,7 @@ from prerank.models.registry import create, model_config
 from prerank.publish import compact as compaction
 from prerank.publish.bundle import Bundle
 from prerank.publish.compact import compact
-from prerank.publish.generation import locate, open_generation
+from prerank.publish.generation import locate, make_current, open_generation
 from prerank.publish.precision import PRECISIONS, Precision
 from prerank.publish.publish import publish_bundle
 from prerank.publish.store import ItemStore
@@ -130,6 +130,24 @@ def test_updates_that_come_meanwhile_are_handed_over(
     assert new.store.lookup(["n2"])[1].tolist() == [False]
 
 
+def test_what_was_gone_back_from_does_not_come_back(
+    published: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its compaction was running."""
+    place = copied(published, tmp_path)
+    other = shutil.copytree(locate(place), place / "generations" / "20200101T000000-00000000")
+    compare = compaction._compare
+
+    def meanwhile(*arguments: object) -> None:
+        make_current(place, other.name)
+        compare(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compaction, "_compare", meanwhile)
+    with pytest.raises(ArtefactError, match=f"went to generation {other.name} meanwhile; nothing is published"):
+        compact(place)
+    assert locate(place) == other and len(list((place / "generations").iterdir())) == 2
+
+
 def test_a_wrong_copy_is_not_published(
     published: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,14 +188,14 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from typing import Any
-from prerank.publish import compact, publish
+from prerank.publish import compact, generation
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 when = sys.argv[2]
 if when == "before the switch":
-    publish.replace_text = die
+    generation.replace_text = die
 compact.compact(Path(sys.argv[1]), die if when == "while writing" else None)
 """
 

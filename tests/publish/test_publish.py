@@ -133,7 +133,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from prerank.data.log import Dataset
-from prerank.publish import publish as publishing
+from prerank.publish import generation, publish as publishing
 from prerank.publish.bundle import load_bundle
 
 place, built, when = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -143,7 +143,7 @@ def die(*_):
 
 publishing.check_parity = lambda *_: None
 if when == "before the switch":
-    publishing.replace_text = die
+    generation.replace_text = die
 progress = die if when == "while encoding" else None
 publishing.publish_bundle(load_bundle(place / "bundle"), Dataset.load(built), place / "to", progress=progress)
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -91,6 +92,7 @@ class Running:
     port: int
     log: Path
     rpc_port: int = 0
+    admin_port: int = 0
     connections: list[http.client.HTTPConnection] = field(default_factory=list)
 
     def connect(self) -> http.client.HTTPConnection:
@@ -147,22 +149,33 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Starts servers; all are ended with the session."""
     running: list[Running] = []
 
-    def start(directory: Path, *options: str, token: str | None = None, ready: bool = True) -> Running:
+    def start(
+        directory: Path,
+        *options: str,
+        token: str | None = None,
+        admin_token: str | None = None,
+        ready: bool = True,
+    ) -> Running:
         log = tmp_path_factory.mktemp("service") / "log"
         environment = {**os.environ, "PYTHONPATH": str(Path(prerank.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
         environment["PYTHONWARNINGS"] = "error"  # in workers, too
         environment |= {"PRERANK_TOKEN": token} if token else {}
+        environment |= {"PRERANK_ADMIN_TOKEN": admin_token} if admin_token else {}
         command = [sys.executable, "-m", "prerank", "serve", str(directory), "--port", "0", *options]
         with log.open("w") as stderr:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("listening at http://127.0.0.1:"), log.read_text()
+        assert re.match(r"listening at https?://127\.0\.0\.1:", line), log.read_text()
         running.append(Running(process, int(line.rsplit(":", 1)[1]), log))
         if any(option.startswith("grpc_port=") for option in options):
             line = process.stdout.readline()
-            assert line.startswith("listening at grpc://127.0.0.1:"), log.read_text()
+            assert re.match(r"listening at grpcs?://127\.0\.0\.1:", line), log.read_text()
             running[-1].rpc_port = int(line.rsplit(":", 1)[1])
+        if admin_token:
+            line = process.stdout.readline()
+            assert line.endswith(" for operators\n"), log.read_text()
+            running[-1].admin_port = int(line.split()[2].rsplit(":", 1)[1])
         if ready:
             running[-1].wait_for()
         return running[-1]

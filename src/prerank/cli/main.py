@@ -11,6 +11,7 @@ from prerank.cli import console
 from prerank.cli.bench import bench
 from prerank.cli.data import data
 from prerank.cli.demo import demo
+from prerank.cli.generations import generations, rollback
 from prerank.cli.items import items, verify
 from prerank.cli.serve import serve
 from prerank.cli.serving import publish, rank
@@ -27,7 +28,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.add_typer(items, name="items")
 app.add_typer(bench, name="bench")
-for command in (demo, fit, evaluate, compare, select, publish, rank, serve, verify):
+for command in (demo, fit, evaluate, compare, select, publish, rank, serve, verify, generations, rollback):
     app.command()(command)
 
 

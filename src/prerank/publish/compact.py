@@ -41,8 +41,8 @@ def compact(to: Path, progress: Progress | None = None) -> Path:
         The directory of the next generation, or of the current one if it has no updates.
 
     Raises:
-        ArtefactError: something is damaged, no item is left, ``to`` cannot be written, or another publish is running
-            there.
+        ArtefactError: something is damaged, no item is left, ``to`` cannot be written or has gone to another generation
+            meanwhile, or another publish is running there.
     """
     with exclusive(to), aside(to / GENERATIONS / ".part") as work:
         old = open_generation(locate(to), "full", planned=False)
@@ -63,6 +63,8 @@ def compact(to: Path, progress: Progress | None = None) -> Path:
         _compare(old.store, ItemStore.open(work / STORE), positions, keys)
 
         def hand_over() -> None:
+            if locate(to).name != old.name:
+                raise ArtefactError(f"{to}: went to generation {locate(to).name} meanwhile; nothing is published")
             later = LogReader(updates.reader.path, end).read()
             if later:
                 layout = replace(updates.layout, generation=generation)

@@ -154,7 +154,7 @@ def verify(directory: Path, check: Check = "auto") -> dict[str, Any]:
         ArtefactError: a file is missing, changed or not in the manifest, or the format version is another one.
     """
     try:
-        manifest = _read_manifest(directory / MANIFEST)
+        manifest = read_manifest(directory / MANIFEST)
         listed: Mapping[str, Any] = manifest["files"]
         present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
         for name in sorted(present - listed.keys() - {MANIFEST}):
@@ -165,8 +165,12 @@ def verify(directory: Path, check: Check = "auto") -> dict[str, Any]:
     return manifest
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, which vouches for itself: it is in canonical form and holds the hash of the rest of it."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, which vouches for itself: it is in canonical form and holds the hash of the rest of it.
+
+    Raises:
+        ArtefactError: it is missing, damaged or of another format.
+    """
     if not path.is_file():
         raise ArtefactError(f"{path}: is missing; {path.parent} is not a bundle or a published generation")
     data = path.read_bytes()

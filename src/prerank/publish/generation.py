@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -18,7 +18,7 @@ from prerank.batch import Features, Ragged
 from prerank.errors import ArtefactError, RequestError
 from prerank.publish.bundle import Bundle, load_bundle
 from prerank.publish.checksums import Check
-from prerank.publish.files import MANIFEST
+from prerank.publish.files import MANIFEST, replace_text
 from prerank.publish.follower import UPDATES
 from prerank.publish.in_time import scored_until
 from prerank.publish.item_ids import Ints
@@ -26,6 +26,7 @@ from prerank.publish.many import logits_of_many
 from prerank.publish.plan.base import Past, PlainPlan, Plan
 from prerank.publish.plan.choice import serving_plan
 from prerank.publish.store import ItemStore
+from prerank.publish.update_log import writing
 
 CURRENT = "CURRENT"
 GENERATIONS = "generations"
@@ -187,9 +188,30 @@ def open_generation(
     return Generation(store.generation, bundle, store, plan)
 
 
+def is_name(name: str) -> bool:
+    """Whether a generation may be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
+def make_current(directory: Path, name: str, before: Callable[[], None] = lambda: None) -> None:
+    """Have a published directory's CURRENT name another generation, in one step.
+
+    Args:
+        directory: the published directory.
+        name: of a generation in it that is whole and verified.
+        before: what is left to be done while no update can be written.
+
+    Raises:
+        OSError: it cannot be written; the old one stays current unless only the last sync has failed.
+    """
+    with writing(directory / UPDATES):
+        before()
+        replace_text(directory / CURRENT, f"{name}\n")
+
+
 def log_of(generation: Path) -> Path | None:
     """The log of updates to an installed generation; None for one that is still being written, or lies elsewhere."""
-    if generation.parent.name != GENERATIONS or not _NAME.fullmatch(generation.name):
+    if generation.parent.name != GENERATIONS or not is_name(generation.name):
         return None
     return generation.parent.parent / UPDATES / f"{generation.name}.log"
 
@@ -210,7 +232,7 @@ def locate(directory: Path) -> Path:
     except (OSError, UnicodeDecodeError) as error:
         raise ArtefactError(f"{current}: cannot be read: {error}") from None
     name = text.removesuffix("\n")
-    if not text.endswith("\n") or not _NAME.fullmatch(name):
+    if not text.endswith("\n") or not is_name(name):
         raise ArtefactError(f"{current}: is damaged; write the name of one of {directory / GENERATIONS} into it")
     if not (directory / GENERATIONS / name).is_dir():
         raise ArtefactError(f"{current}: names generation {name}, which is not in {directory / GENERATIONS}")

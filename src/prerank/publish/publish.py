@@ -19,14 +19,11 @@ from prerank.publish.files import (
     install,
     new_generation,
     refuse_existing,
-    replace_text,
     seal,
 )
-from prerank.publish.follower import UPDATES
-from prerank.publish.generation import CURRENT, GENERATIONS, STORE, locate, open_generation
+from prerank.publish.generation import GENERATIONS, STORE, locate, make_current, open_generation
 from prerank.publish.parity import check_parity
 from prerank.publish.precision import Precision
-from prerank.publish.update_log import writing
 
 
 def publish_bundle(
@@ -84,9 +81,7 @@ def switch(to: Path, work: Path, target: Path, before: Callable[[], None] = lamb
     """
     try:
         install(work, target)
-        with writing(to / UPDATES):
-            before()
-            replace_text(to / CURRENT, f"{target.name}\n")
+        make_current(to, target.name, before)
     except BaseException:
         if not _is_current(to, target):
             shutil.rmtree(target, ignore_errors=True)

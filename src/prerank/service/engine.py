@@ -30,7 +30,7 @@ class Engine:
         self.config = config
         self.metrics = Metrics()
         self.live = Live(directory, config, self.metrics, fallback)
-        self.group: Group = Alone(self.live.state)
+        self.group: Group = Alone(self.live.state, self.live.look_now)
         self.desk = Desk(config.threads_each, config.queue, self.metrics)
         self.bodies = Bodies(config)
 

@@ -40,6 +40,36 @@ def check_token(values: Sequence[bytes], token: bytes | None) -> None:
         raise RefusedError(HTTPStatus.UNAUTHORIZED, message, {"WWW-Authenticate": "Bearer"})
 
 
+def check_head(scope: Scope, allowed: int) -> None:
+    """Refuse another version of HTTP, and more than so many bytes of request line and headers.
+
+    Raises:
+        RefusedError: so it is.
+    """
+    if scope["http_version"] not in ("1.0", "1.1"):
+        raise RefusedError(HTTPStatus.BAD_REQUEST, NOT_HTTP, {"Connection": "close"})
+    given: list[tuple[bytes, bytes]] = scope["headers"]
+    if len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in given) > allowed:
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        raise RefusedError(status, f"headers: more than {allowed} bytes of request line and headers")
+
+
+def answer_to(error: Exception) -> ASGIApp:
+    """The response to a request that has failed."""
+    match error:
+        case RefusedError():
+            return error_response(error.status, str(error), error.headers)
+        case RequestError():
+            return error_response(HTTPStatus.BAD_REQUEST, str(error))
+        case HTTPException(status_code=HTTPStatus.NOT_FOUND):
+            return error_response(HTTPStatus.NOT_FOUND, "path: nothing is here; see /openapi.json")
+        case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers):
+            allowed = dict(headers or {}).get("Allow", "another one")
+            return error_response(error.status_code, f"method: not allowed here; use {allowed}", headers)
+    log.error("fault while answering", exc_info=error)
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the service; its log says more")
+
+
 class Gate:
     """The outermost application: whatever happens inside, one response leaves, with the right status."""
 
@@ -64,7 +94,9 @@ class Gate:
             await send(message)
 
         try:
-            self._check(scope)
+            check_head(scope, self.engine.config.limits.head_bytes)
+            if scope["path"] not in OPEN:
+                check_token([value for name, value in scope["headers"] if name == b"authorization"], self.token)
             await self.inner(scope, receive, sending)
         except ClientDisconnect:
             status = 499  # as others note it; nobody reads this answer
@@ -72,38 +104,8 @@ class Gate:
             if status:
                 log.exception("fault after the response had begun")
                 raise
-            await self._answer(error)(scope, receive, sending)
+            await answer_to(error)(scope, receive, sending)
         self._note(scope, status, perf_counter() - begun)
-
-    def _check(self, scope: Scope) -> None:
-        """Refuse another version of HTTP, too long a head, and who has no token.
-
-        Raises:
-            RefusedError: so it is.
-        """
-        if scope["http_version"] not in ("1.0", "1.1"):
-            raise RefusedError(HTTPStatus.BAD_REQUEST, NOT_HTTP, {"Connection": "close"})
-        allowed = self.engine.config.limits.head_bytes
-        given: list[tuple[bytes, bytes]] = scope["headers"]
-        if len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in given) > allowed:
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise RefusedError(status, f"headers: more than {allowed} bytes of request line and headers")
-        if scope["path"] not in OPEN:
-            check_token([value for name, value in given if name == b"authorization"], self.token)
-
-    def _answer(self, error: Exception) -> ASGIApp:
-        match error:
-            case RefusedError():
-                return error_response(error.status, str(error), error.headers)
-            case RequestError():
-                return error_response(HTTPStatus.BAD_REQUEST, str(error))
-            case HTTPException(status_code=HTTPStatus.NOT_FOUND):
-                return error_response(HTTPStatus.NOT_FOUND, "path: nothing is here; see /openapi.json")
-            case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers):
-                allowed = dict(headers or {}).get("Allow", "another one")
-                return error_response(error.status_code, f"method: not allowed here; use {allowed}", headers)
-        log.error("fault while answering", exc_info=error)
-        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the service; its log says more")
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         endpoint: Any = scope.get("endpoint")

@@ -48,8 +48,9 @@ class Group(Protocol):
 class Alone:
     """The only worker there is."""
 
-    def __init__(self, state: Callable[[], Worker]) -> None:
+    def __init__(self, state: Callable[[], Worker], look_now: Callable[[], None]) -> None:
         self.state = state
+        self.look_now = look_now
 
     @property
     def ready(self) -> bool:

@@ -68,12 +68,21 @@ class RpcServer:
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         try:
-            port: int = self._server.add_insecure_port(address_of(config.host, config.grpc_port or 0))
+            port = self._add_port(address_of(config.host, config.grpc_port or 0))
         except RuntimeError:
             raise ConfigError(f"cannot listen at {config.host}, grpc_port {config.grpc_port}") from None
         self._started = True
         await self._server.start()
         return port
+
+    def _add_port(self, address: str) -> int:
+        tls = self.engine.config.tls
+        if tls.certificate is None:
+            return int(self._server.add_insecure_port(address))
+        chain, key = tls.certificate.read_bytes(), (tls.key or tls.certificate).read_bytes()
+        roots = tls.client_ca.read_bytes() if tls.client_ca else None
+        credentials = grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
+        return int(self._server.add_secure_port(address, credentials))
 
     async def stop(self) -> None:
         """Take no more calls in, and answer those in flight."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
 from prerank.service.accept import listening_at, reserved, url_of
+from prerank.service.admin import Administered, administered
 from prerank.service.app import Service
+from prerank.service.group import Alone
 from prerank.service.server import Server
-from prerank.service.settings import ServiceConfig, address_of, read_token
+from prerank.service.settings import ServiceConfig, address_of, read_admin_token, read_token
 from prerank.service.supervisor import Supervisor
+from prerank.service.tls import server_context
 
 
 def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], None]) -> None:
@@ -30,26 +34,52 @@ def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], Non
         ServiceError: a worker ends again and again before it is ready.
     """
     token = read_token(config)
+    admin_token, context = read_admin_token(config, token), server_context(config.tls)
     with ExitStack() as stack:
         listener = stack.enter_context(listening_at(config.host, config.port, "host"))
-        address = url_of(listener, "http")
+        admin: socket.socket | None = None
+        if config.admin.port is not None:
+            admin = stack.enter_context(listening_at(config.admin.host, config.admin.port, "admin.host"))
+        scheme = "https" if context else "http"
+        address = url_of(listener, scheme)
 
         def begun(rpc_port: int | None) -> None:
             listening(address)
             if rpc_port is not None:
-                listening(f"grpc://{address_of(config.host, rpc_port)}")
+                listening(f"{'grpcs' if context else 'grpc'}://{address_of(config.host, rpc_port)}")
+            if admin is not None:
+                listening(f"{url_of(admin, scheme)} for operators")
+
+        def with_admin(group: Administered) -> AbstractAsyncContextManager[None]:
+            return administered(directory, config, admin_token, admin, context, group)
 
         if config.workers == 1:
-            asyncio.run(_alone(Service(directory, config, token), listener, begun))
+            asyncio.run(_alone(Service(directory, config, token), listener, context, begun, with_admin))
             return
         if config.grpc_port is not None:
             port = stack.enter_context(reserved(config.host, config.grpc_port, "host"))
             config = config.model_copy(update={"grpc_port": port})
-        asyncio.run(Supervisor(directory, config, token, listener, partial(begun, config.grpc_port)).run())
+        supervisor = Supervisor(directory, config, token, listener, partial(begun, config.grpc_port))
+        asyncio.run(_supervised(supervisor, with_admin))
 
 
-async def _alone(service: Service, listener: socket.socket, begun: Callable[[int | None], None]) -> None:
-    server = Server(service, listener, begun=begun)
-    await server.run_until_end()
+WithAdmin = Callable[[Administered], AbstractAsyncContextManager[None]]
+
+
+async def _alone(
+    service: Service,
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+    begun: Callable[[int | None], None],
+    with_admin: WithAdmin,
+) -> None:
+    server = Server(service, listener, context, begun=begun)
+    async with with_admin(Alone(server.live.state, server.live.look_now)):
+        await server.run_until_end()
     if server.failure is not None:
         raise server.failure
+
+
+async def _supervised(supervisor: Supervisor, with_admin: WithAdmin) -> None:
+    async with with_admin(supervisor):
+        await supervisor.run()

@@ -7,15 +7,15 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-import uvicorn
 
-from prerank.service.accept import Acceptor, Board
+from prerank.service.accept import Board
 from prerank.service.app import Service
-from prerank.service.connection import connection_class
+from prerank.service.front import Front
 
 if TYPE_CHECKING:
     from prerank.service.rpc import RpcServer
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server with connections of its own taking, a generation to load and a drain before the end.
+class Server(Front):
+    """A front with a generation to load at the start, gRPC beside it, and a drain before the end.
 
     Attributes:
         failure: why there was nothing to begin with.
@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
         self,
         service: Service,
         listener: socket.socket,
+        context: ssl.SSLContext | None,
         *,
         begun: Callable[[int | None], None] = lambda _: None,
         changed: Callable[[], None] = lambda: None,
@@ -46,6 +47,7 @@ class Server(uvicorn.Server):
         Args:
             service: what answers.
             listener: listens; the server closes it.
+            context: for TLS.
             begun: called with the port of gRPC, if there is one, once connections are taken, or will be when it no
                 longer ``waits``.
             changed: called when the service's state has changed.
@@ -53,33 +55,14 @@ class Server(uvicorn.Server):
             board: of the workers that share the listener.
             number: of this one.
         """
-        config = service.config
-        super().__init__(
-            uvicorn.Config(
-                service.application,
-                http=connection_class(config, self._closed),
-                ws="none",
-                loop="asyncio",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=config.keep_alive_seconds,
-                timeout_graceful_shutdown=config.grace_seconds,
-            )
-        )
+        super().__init__(service.application, service.config, listener, context, board, number)
         self.service = service
         self.rpc = _rpc_server(service)
         self.live = service.engine.live
-        self.listener = listener
         self.begun = begun
         self.changed = changed
         self.waits = waits
-        self.board = board
-        self.number = number
         self.failure: Exception | None = None
-        self._acceptor: Acceptor | None = None
         self._taking: asyncio.Task[int | None] | None = None
 
     async def run_until_end(self) -> None:
@@ -88,39 +71,22 @@ class Server(uvicorn.Server):
         await self.serve(sockets=[])
         self.service.engine.desk.close()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def begin(self) -> None:
         """Take connections, and load the generation meanwhile."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.signalled, number)
-        await super().startup(sockets)
-        self._acceptor = Acceptor(
-            self.listener,
-            self._protocol,
-            None,
-            self.service.config.limits.head_seconds,
-            self.board,
-            self.number,
-        )
-        rpc_port = None if self.waits else await self._take()
-        self.begun(rpc_port)
+        self.begun(None if self.waits else await self._take())
         self.live.changed = self._from_thread(self._changed)
         self.live.begin(self._from_thread(self._failed))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is in flight."""
         self.live.drain()
-        assert self._acceptor is not None
-        await self._acceptor.stop()
         rpc = self.rpc.stop() if self.rpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rpc)
         self.live.close()
         log.info("ended")
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: ``startup`` has them, because an orderly end is exit code 0."""
-        yield
 
     def signalled(self, number: signal.Signals) -> None:
         """Drain, for a while after SIGTERM; at the second signal, end."""
@@ -134,18 +100,9 @@ class Server(uvicorn.Server):
 
     async def _take(self) -> int | None:
         """Take connections from now on; the port of gRPC."""
-        assert self._acceptor is not None
         port = await self.rpc.start() if self.rpc else None
-        self._acceptor.start()
+        self.take()
         return port
-
-    def _protocol(self) -> asyncio.Protocol:
-        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-
-    def _closed(self) -> None:
-        if self._acceptor is not None:
-            self._acceptor.closed()
 
     def _changed(self) -> None:
         if self.waits and self.live.ready:

@@ -11,8 +11,8 @@ from pydantic import Field
 from prerank.config import Strict
 from prerank.errors import ConfigError
 
-TOKEN = "PRERANK_TOKEN"
-"""The environment variable that a bearer token is read from where no file is named."""
+TOKEN, ADMIN_TOKEN = "PRERANK_TOKEN", "PRERANK_ADMIN_TOKEN"
+"""The environment variables that bearer tokens are read from where no file is named."""
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,6 +30,22 @@ class Limits(Strict):
     batch: Annotated[int, Field(ge=1, description="requests of one rank:batch")] = 64
     head_seconds: Annotated[Seconds, Field(description="for request line and headers to arrive")] = 10
     body_seconds: Annotated[Seconds, Field(description="for the body to arrive")] = 10
+
+
+class AdminConfig(Strict):
+    """The operator's API."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int | None, Field(ge=0, le=65535, description="of the admin API; 0: any free one")] = None
+    token_file: Annotated[Path | None, Field(description="holds its own token")] = None
+
+
+class TlsConfig(Strict):
+    """Files in PEM form."""
+
+    certificate: Annotated[Path | None, Field(description="turns TLS on: the chain, own certificate first")] = None
+    key: Annotated[Path | None, Field(description="if it is not in that file")] = None
+    client_ca: Annotated[Path | None, Field(description="clients need a certificate of one of these")] = None
 
 
 class ServiceConfig(Strict):
@@ -57,6 +73,8 @@ class ServiceConfig(Strict):
     drain_seconds: Annotated[float, Field(ge=0, description="from SIGTERM, not ready, to no new connections")] = 1
     grace_seconds: Annotated[int, Field(ge=1, description="for requests in flight after that")] = 30
     access_log: Annotated[bool, Field(description="a log line for every request")] = False
+    tls: TlsConfig = TlsConfig()
+    admin: AdminConfig = AdminConfig()
     limits: Limits = Limits()
 
     @property
@@ -76,14 +94,34 @@ def read_token(config: ServiceConfig) -> bytes | None:
     Raises:
         ConfigError: the file cannot be read, or the token is empty or has characters that a header cannot carry.
     """
-    if config.token_file is not None:
-        place = f"token_file {config.token_file}"
+    return _read(config.token_file, "token_file", TOKEN)
+
+
+def read_admin_token(config: ServiceConfig, token: bytes | None) -> bytes | None:
+    """The bearer token of the admin API, or None if that is off.
+
+    Raises:
+        ConfigError: there is none, it cannot be read, or it is the service's ``token``, too.
+    """
+    if config.admin.port is None:
+        return None
+    own = _read(config.admin.token_file, "admin.token_file", ADMIN_TOKEN)
+    if own is None:
+        raise ConfigError(f"admin.port: needs a token, from admin.token_file or the environment variable {ADMIN_TOKEN}")
+    if own == token:
+        raise ConfigError("admin.token_file: needs another one than the service's token")
+    return own
+
+
+def _read(file: Path | None, setting: str, variable: str) -> bytes | None:
+    if file is not None:
+        place = f"{setting} {file}"
         try:
-            token = config.token_file.read_text(encoding="ascii").strip()
+            token = file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             raise ConfigError(f"{place}: cannot be read as a file of ASCII text") from None
-    elif TOKEN in os.environ:
-        place, token = f"environment variable {TOKEN}", os.environ[TOKEN].strip()
+    elif variable in os.environ:
+        place, token = f"environment variable {variable}", os.environ[variable].strip()
     else:
         return None
     if not token or not token.isascii() or not token.isprintable() or " " in token:

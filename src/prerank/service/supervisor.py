@@ -12,6 +12,7 @@ import sys
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -107,9 +108,10 @@ class Supervisor:
         """How each of them is."""
         return list(self._states)
 
-    def look_now(self) -> None:
-        """Have every worker look for a new generation."""
-        self._tell(look=True)
+    @property
+    def look_now(self) -> Callable[[], None]:
+        """Has every worker look for a new generation, also at one that it has refused."""
+        return partial(self._tell, look=True)
 
     async def _keep(self, number: int, counts: Path, board: Board) -> None:
         """Have a worker running, time and again."""

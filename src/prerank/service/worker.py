@@ -23,6 +23,7 @@ from prerank.service.logs import log_to_stderr
 from prerank.service.metrics import count_together
 from prerank.service.server import Server
 from prerank.service.settings import ServiceConfig
+from prerank.service.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ async def work(listener: socket.socket, control: socket.socket, board: int) -> i
     server = Server(
         service,
         listener,
+        server_context(config.tls),
         begun=lambda _: channel.send(Report(told.own())),
         changed=lambda: channel.send(Report(told.own())),
         waits=hello.waits,
