@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from prerank.cli.main import run
 from prerank.data.build import build
 from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset
@@ -36,3 +39,19 @@ def built(world: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("world") / "dataset"
     world.save(directory)
     return directory
+
+
+@pytest.fixture
+def prerank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prerank", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            run()
+        captured = capsys.readouterr()
+        code = stop.value.code
+        assert isinstance(code, int)
+        return code, captured.out, captured.err
+
+    return call

@@ -15,6 +15,8 @@ from prerank.errors import RequestError
 from prerank.publish.compact import compact as compact_updates
 from prerank.publish.generation import locate, open_generation
 from prerank.publish.updates import ItemUpdates
+from prerank.serving.preranker import PreRanker
+from prerank.serving.replay import replay
 
 items = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Change the items of what is being served.")
 
@@ -66,13 +68,34 @@ def compact(directory: Published) -> None:
         console.out.print(f"published {after.name} at {directory}")
 
 
-def verify(directory: Published) -> None:
-    """Check every byte of what is being served, whatever its size.
+def verify(
+    directory: Published,
+    requests: Annotated[
+        Path | None, typer.Option("--requests", help="records that a service sampled, one a line: answer them again")
+    ] = None,
+) -> None:
+    """Check every byte of what is being served, and, with --requests, that it answers as it did.
+
+    Answers are the same if their scores differ by less than 1e-5 and candidates stand where their values put them.
+    Those of other generations are skipped. The exit code is 1 if one differs.
 
     Example: prerank verify published
+
+    prerank verify published --requests sample/requests-20261124T010203-71-000000.jsonl
     """
-    generation = open_generation(locate(directory), "full", planned=False)
+    generation = open_generation(locate(directory), "full", planned=requests is not None)
     console.out.print(f"generation {generation.name}: every byte is as it was published")
+    if requests is None:
+        return
+    result = replay(PreRanker(generation), requests)
+    others = f"; {result.skipped:,} of other generations were skipped" if result.skipped else ""
+    if not result.compared:
+        raise RequestError(f"--requests {requests}: holds no answer of generation {generation.name}{others}")
+    if result.differing:
+        message = f"{result.differing:,} of {result.compared:,} answers differ{others}; the first: {result.first}"
+        console.err.print(f"error: {message}", markup=False)
+        raise typer.Exit(1)
+    console.out.print(f"{result.compared:,} answers are as they were{others}", markup=False)
 
 
 def _records(file: Path) -> list[dict[str, Any]]:

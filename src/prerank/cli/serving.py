@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +16,8 @@ from prerank.errors import ConfigError, RequestError
 from prerank.publish.bundle import load_bundle
 from prerank.publish.precision import PRECISIONS
 from prerank.publish.publish import publish_bundle
+from prerank.serving.lines import read_lines
 from prerank.serving.preranker import PreRanker
-from prerank.serving.request import Request
 from prerank.study.experiment import BUNDLE, finished
 
 BLOCK = 1024  # requests that are answered together
@@ -117,27 +117,11 @@ def rank_lines(ranker: PreRanker, file: Path) -> None:
         RequestError: the file cannot be read, or a request cannot be answered; its line and field are named. Answers
             of whole blocks before it have been printed.
     """
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for first in count(1, BLOCK):  # lines count from 1
-                block = list(islice(lines, BLOCK))
-                if not block:
-                    break
-                names = [f"{file}: line {first + number}" for number in range(len(block))]
-                requests = [_request(name, line) for name, line in zip(names, block, strict=True)]
-                for answer in ranker.rank_many(requests, names.__getitem__):
-                    typer.echo(json.dumps(answer.content()))
-    except (OSError, UnicodeDecodeError):
-        raise RequestError(f"--requests {file}: cannot be read as a text file") from None
-
-
-def _request(name: str, line: str) -> Request:
-    try:
-        return Request.read(json.loads(line))
-    except RequestError as error:
-        raise RequestError(f"{name}: {error}") from None
-    except ValueError as error:
-        raise RequestError(f"{name}: not valid JSON: {error}") from None
+    lines = read_lines(file)
+    while block := list(islice(lines, BLOCK)):
+        names = [line.place for line in block]
+        for answer in ranker.rank_many([line.request for line in block], names.__getitem__):
+            typer.echo(json.dumps(answer.content()))
 
 
 def _json(option: str, given: str, kind: type[Any]) -> Any:

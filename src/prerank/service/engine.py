@@ -16,6 +16,7 @@ from prerank.service.messages import bad_request
 from prerank.service.metrics import Metrics
 from prerank.service.presence import Presence
 from prerank.service.refusal import RefusedError
+from prerank.service.sampling import Sampler
 from prerank.service.settings import ServiceConfig
 from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
@@ -33,6 +34,7 @@ class Engine:
         self.group: Group = Alone(self.live.state, self.live.look_now)
         self.desk = Desk(config.threads_each, config.queue, self.metrics)
         self.bodies = Bodies(config)
+        self.sampler = Sampler(config, self.metrics)
 
     @property
     def ready(self) -> bool:
@@ -108,6 +110,7 @@ class Engine:
         self.metrics.unknown_history.inc(ranked.unknown_history)
         if ranked.unscored:
             self.metrics.partial.inc()
+        self.sampler.offer(request, ranked)
 
 
 def soft_deadline(arrived: float, soft: float | None, hard: float | None) -> float | None:

@@ -65,6 +65,7 @@ class Metrics:
         self.unknown_history = self._counter("unknown_history", "Past items that are not in the catalogue")
         self.partial = self._counter("partial_answers", "Answers cut short by their soft deadline")
         self.refused = self._counter("refused", "Requests refused for lack of capacity or time", "reason")
+        self.sampled = self._counter("sampled_requests", "Sampled requests by what became of them", "result")
         self.loads = self._counter("generation_loads", "Attempts to load a generation", "result")
         self.jobs = Gauge(
             "prerank_jobs",
@@ -74,6 +75,8 @@ class Metrics:
         )
         for reason in ("queue full", "deadline"):
             self.refused.labels(reason)
+        for result in ("written", "dropped"):
+            self.sampled.labels(result)
         for result in ("loaded", "refused"):
             self.loads.labels(result)
 

@@ -14,6 +14,7 @@ from prerank.service.accept import listening_at, reserved, url_of
 from prerank.service.admin import Administered, administered
 from prerank.service.app import Service
 from prerank.service.group import Alone
+from prerank.service.sampling import check_place
 from prerank.service.server import Server
 from prerank.service.settings import ServiceConfig, address_of, read_admin_token, read_token
 from prerank.service.supervisor import Supervisor
@@ -29,12 +30,13 @@ def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], Non
         listening: told the address once connections are accepted; requests are welcome when /healthz/ready says so.
 
     Raises:
-        ConfigError: the address is not free, or the token cannot be read.
+        ConfigError: the address is not free, the token cannot be read, or the sample's directory not be written to.
         ArtefactError: nothing is published there, or it is damaged.
         ServiceError: a worker ends again and again before it is ready.
     """
     token = read_token(config)
     admin_token, context = read_admin_token(config, token), server_context(config.tls)
+    check_place(config)
     with ExitStack() as stack:
         listener = stack.enter_context(listening_at(config.host, config.port, "host"))
         admin: socket.socket | None = None

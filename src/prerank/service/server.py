@@ -70,6 +70,7 @@ class Server(Front):
         torch.set_num_threads(1)  # requests are computed side by side, each by one thread
         await self.serve(sockets=[])
         self.service.engine.desk.close()
+        self.service.engine.sampler.close()
 
     async def begin(self) -> None:
         """Take connections, and load the generation meanwhile."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prerank.config import Strict
 from prerank.errors import ConfigError
@@ -75,12 +75,22 @@ class ServiceConfig(Strict):
     access_log: Annotated[bool, Field(description="a log line for every request")] = False
     tls: TlsConfig = TlsConfig()
     admin: AdminConfig = AdminConfig()
+    sample: Annotated[float, Field(ge=0, le=1, description="share of answered requests that are written down")] = 0
+    sample_dir: Annotated[Path | None, Field(description="where to; holds what users sent")] = None
+    sample_file_bytes: Annotated[int, Field(ge=1, description="of one file of the sample")] = 64 << 20
+    sample_files: Annotated[int, Field(ge=1, description="that are kept; the oldest go")] = 16
     limits: Limits = Limits()
 
     @property
     def threads_each(self) -> int:
         """How many threads score in each worker: together one a core, unless told."""
         return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
+
+    @model_validator(mode="after")
+    def _sample_has_a_place(self) -> Self:
+        if self.sample and self.sample_dir is None:
+            raise ValueError("sample_dir: is needed with sample: the directory that requests are written to")
+        return self
 
 
 def address_of(host: str, port: int) -> str:
