@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prerank.bench.latency_report import large_table
 from prerank.bench.latency_report import markdown as latency_table
+from prerank.bench.serving_report import markdown as serving_table
 from prerank.bench.store import HEADINGS
 from prerank.bench.store import table as store_table
 from prerank.study.compare import markdown_table
@@ -35,11 +36,13 @@ def filled(text: str) -> str:
 
 
 def result_table(file: Path) -> str:
-    """The table of a committed result: of a comparison of models, of latencies, of a large catalogue, or of stores."""
+    """The table of a committed result: of models, of latencies, of a large catalogue, of stores, or of the service."""
     result = json.loads(file.read_text(encoding="utf-8"))
     if "stores" in result:
         rows = [HEADINGS, ["---"] * len(HEADINGS), *store_table(result)]
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    if "overload_seconds" in result:
+        return f"{serving_table(result)}\n"
     if "encoded" in result:
         return f"{large_table(result)}\n"
     return f"{latency_table(result)}\n" if "floor_ms" in result else markdown_table(result)

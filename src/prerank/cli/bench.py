@@ -22,6 +22,7 @@ from prerank.bench.store import HEADINGS, store_bench
 from prerank.bench.store import table as store_table
 from prerank.bench.update_soak import update_soak
 from prerank.cli import console
+from prerank.cli.bench_load import load, serving
 from prerank.data.log import Dataset
 from prerank.errors import ConfigError
 from prerank.models.registry import MODELS
@@ -29,6 +30,9 @@ from prerank.publish.bundle import load_bundle
 from prerank.study.experiment import BUNDLE, finished
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory.")
+
+bench.command("load")(load)
+bench.command("serving")(serving)
 
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import TypeVar
@@ -15,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from prerank.service.metrics import Metrics
 from prerank.service.presence import Presence
 from prerank.service.refusal import RefusedError, TooLateError, busy, later
+from prerank.service.threads import Threads
 
 T = TypeVar("T")
 MEMORY = 0.1  # how much of the estimate the latest job is
@@ -32,7 +34,7 @@ class Desk:
         self.threads = threads
         self.places = threads + queue
         self.metrics = metrics
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
+        self._pool = Threads(threads)
         self._lock = threading.Lock()
         self._taken = 0
         self._seconds = 0.0  # of one request, estimated
@@ -52,7 +54,7 @@ class Desk:
         """
         begun = perf_counter()
         self._enter(requests, deadline - begun)
-        job: Future[T] = self._pool.submit(self._work, work, begun, deadline, requests)
+        job: Future[T] = self._pool.submit(partial(self._work, work, begun, deadline, requests))
         job.add_done_callback(lambda _: self._leave(requests))
         result = asyncio.wrap_future(job)
         if client is not None:
@@ -83,7 +85,7 @@ class Desk:
 
     def close(self) -> None:
         """Let the threads end; jobs that have not begun are dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def _enter(self, requests: int, left: float) -> None:
         with self._lock:
