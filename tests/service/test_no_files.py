@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,6 +17,8 @@ from tests.service.tensors import as_tensors
 from tests.service.wrong_requests import GOOD
 
 from prerank.errors import PrerankError
+from prerank.publish.generation import locate
+from prerank.service.admin import Admin
 from prerank.service.app import Service
 from prerank.service.open_protobuf import CLASSES
 from prerank.service.open_rpc import Call, OpenInferenceRpc
@@ -64,7 +67,7 @@ watching = False
 def note(event: str, arguments: tuple[Any, ...]) -> None:
     """Called by Python at every event that touches the world; cannot be taken away again."""
     if watching and (event == "open" or event.startswith(("os.", "shutil.", "glob.", "subprocess.", "ctypes.dlopen"))):
-        opened.append(f"{event} {arguments[:1]}")
+        opened.append(str(arguments[0]) if arguments else event)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,9 @@ def here(master: Path) -> Service:
     return service
 
 
-def ask(service: Service, method: str, path: str, body: bytes) -> tuple[int, Any]:
+def ask(
+    application: Any, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> tuple[int, Any]:
     """Status and content, as the web server would ask for them."""
     sent: list[Any] = []
 
@@ -86,9 +91,9 @@ def ask(service: Service, method: str, path: str, body: bytes) -> tuple[int, Any
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "http_version": "1.1", "method": method, "headers": headers, "query_string": b""}
-    asyncio.run(service.application({**scope, "path": unquote(path), "raw_path": path.encode()}, receive, send))
+    every = [(b"content-type", b"application/json"), *headers]
+    scope = {"type": "http", "http_version": "1.1", "method": method, "headers": every, "query_string": b""}
+    asyncio.run(application({**scope, "path": unquote(path), "raw_path": path.encode()}, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
 
@@ -103,14 +108,47 @@ def test_the_watch_sees_files(here: Service, master: Path) -> None:
 @pytest.mark.parametrize("name", TRAVERSAL + WHITESPACE)
 def test_names_in_paths(here: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     body = json.dumps(as_tensors(GOOD)).encode()
-    assert ask(here, "POST", "/v2/models/prerank/infer", body)[0] == 200  # what is imported late is there then
+    assert (
+        ask(here.application, "POST", "/v2/models/prerank/infer", body)[0] == 200
+    )  # what is imported late is there then
     opened.clear()
     monkeypatch.setattr(sys.modules[__name__], "watching", True)
     for endpoint in ENDPOINTS:
         for method in ("GET", "POST"):
-            status, content = ask(here, method, endpoint.replace("{}", name), body)
+            status, content = ask(here.application, method, endpoint.replace("{}", name), body)
             assert status in (404, 405) and list(content) == ["error"], (endpoint, content)
-    assert not [each for each in opened if not each.startswith("os.fspath")], opened
+    assert not opened
+
+
+class Nobody:
+    """No worker."""
+
+    ready = True
+
+    def workers(self) -> list[Any]:
+        return []
+
+    def look_now(self) -> None:
+        raise AssertionError("switched")
+
+
+@pytest.mark.parametrize("name", TRAVERSAL + WHITESPACE)
+def test_names_of_generations_in_the_operators_api(
+    here: Service, master: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It reads what is published, and nothing else."""
+    group: Any = Nobody()
+    admin, shown = Admin(master, here.config, b"token", group), [(b"authorization", b"Bearer token")]
+    assert ask(admin, "GET", "/v1/generations", b"", shown)[0] == 200
+    opened.clear()
+    monkeypatch.setattr(sys.modules[__name__], "watching", True)
+    for wanted in (name, unquote(name), f"{locate(master).name}/{unquote(name)}", f"../generations/{name}"):
+        status, content = ask(admin, "POST", "/v1/switch", json.dumps({"generation": wanted}).encode(), shown)
+        assert status == 404 and content["error"].startswith("generation: ")
+    for endpoint in ("/{}", "/v1/switch/{}", "/v1/generations/{}"):
+        for method in ("GET", "POST"):
+            assert ask(admin, method, endpoint.replace("{}", name), b"{}", shown)[0] in (404, 405)
+    assert opened and not [place for place in opened if not Path(place).is_relative_to(master)]
 
 
 @pytest.mark.parametrize("name", TRAVERSAL + WHITESPACE)
