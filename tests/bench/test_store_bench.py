@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_systems_that_are_not_installed_are_left_out(tmp_path: Path, monkeypatch
     monkeypatch.setattr("prerank.bench.store.import_module", missing)
     result = store_bench(tmp_path, 1000, 0, 4, 10, 10, 0)
     assert set(result["stores"]) == set(PRECISIONS) and not {"lmdb", "redis", "large"} & set(result)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="not installed: redis-server")
+def test_rows_of_a_shared_store_are_measured(tmp_path: Path) -> None:
+    file = tmp_path / "shared.json"
+    sizes = ["--items", "3000", "--width", "16", "--candidates", "50", "--repeats", "10", "--dtype", "int8"]
+    result = CliRunner().invoke(app, ["bench", "redis", *sizes, "--json", str(file)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    written = json.loads(file.read_text("utf-8"))
+    assert written["row_bytes"] == 20 and written["redis_bytes_a_row"] > 20
+    assert all(way["requests"] == 10 for way in written["ways"].values())
 
 
 def test_float32_is_what_evaluation_gives(encoded: EncodedDataset, tmp_path: Path) -> None:

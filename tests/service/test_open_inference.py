@@ -50,6 +50,7 @@ def test_what_comes_with_it(service: Running, ranker: PreRanker) -> None:
         "duplicates": 1,
         "unknown_history": 1,
         "unscored": 0,
+        "degraded": False,
     }
 
 

@@ -49,6 +49,7 @@ def expected(ranker: PreRanker, request: dict[str, Any]) -> dict[str, Any]:
         "scores": answer.scores.tolist(),
         "unknown": answer.unknown,
         "duplicates": answer.duplicates,
+        "degraded": False,
         "unknown_history": answer.unknown_history,
         "unscored": 0,
         "coverage": 1 - unknown / len(request["candidates"]) if request["candidates"] else 1,

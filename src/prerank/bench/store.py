@@ -178,14 +178,8 @@ def _redis(directory: Path, keys: Keys, width: int, requests: list[Keys]) -> dic
     if server is None:
         return None
     rows = _rows(width)
-    with _redis_server(server, directory) as socket:
+    with redis_server(server, directory) as socket:
         client = redis.Redis(unix_socket_path=socket)
-        for _ in range(100):
-            try:
-                client.ping()
-                break
-            except redis.exceptions.ConnectionError:
-                time.sleep(0.1)
         for start in range(0, len(keys), 10_000):
             part = keys[start : start + 10_000]
             client.mset({int(key): rows[number % CHUNK].tobytes() for number, key in enumerate(part)})
@@ -203,13 +197,17 @@ def _redis(directory: Path, keys: Keys, width: int, requests: list[Keys]) -> dic
 
 
 @contextmanager
-def _redis_server(program: str, directory: Path) -> Iterator[str]:
-    """A server without disk or port, and its socket."""
+def redis_server(program: str, directory: Path) -> Iterator[str]:
+    """A server without disk or port, and its socket, once it can be connected to."""
     directory.mkdir()
     socket = str(directory / "s")
     arguments = ["--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", str(directory)]
     process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
     try:
+        for _ in range(600):
+            if Path(socket).exists():
+                break
+            time.sleep(0.05)
         yield socket
     finally:
         process.terminate()

@@ -80,18 +80,19 @@ class TrainingDisplay(_Display):
 
 
 class EncodingDisplay(_Display):
-    """Tells of the encoding of a catalogue on stderr: items done, and items per second."""
+    """Tells of the encoding of a catalogue on stderr, or of other work on items: those done, and how many a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, done: str = "encoded") -> None:
         super().__init__("items")
+        self.done = done
         self.begun = time.perf_counter()
 
     def progress(self, done: int, total: int) -> None:
-        """So many of all items are encoded."""
+        """So many of all items are done."""
         self.bar.update(self.task, completed=done, total=total)
         if done == total:
             seconds = time.perf_counter() - self.begun
-            err.print(f"encoded {total:,} items in {seconds:.1f} s, {total / seconds:,.0f} items/s")
+            err.print(f"{self.done} {total:,} items in {seconds:.1f} s, {total / seconds:,.0f} items/s")
 
 
 class StepsDisplay(_Display):

@@ -13,6 +13,7 @@ from prerank.cli.data import data
 from prerank.cli.demo import demo
 from prerank.cli.generations import generations, rollback
 from prerank.cli.items import items, verify
+from prerank.cli.redis import redis
 from prerank.cli.serve import serve
 from prerank.cli.serving import publish, rank
 from prerank.cli.training import compare, evaluate, fit, select
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(items, name="items")
+app.add_typer(redis, name="redis")
 app.add_typer(bench, name="bench")
 for command in (demo, fit, evaluate, compare, select, publish, rank, serve, verify, generations, rollback):
     app.command()(command)

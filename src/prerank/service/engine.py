@@ -18,6 +18,7 @@ from prerank.service.presence import Presence
 from prerank.service.refusal import RefusedError
 from prerank.service.sampling import Sampler
 from prerank.service.settings import ServiceConfig
+from prerank.service.shared_rows import SharedRows
 from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
 
@@ -30,7 +31,10 @@ class Engine:
     def __init__(self, directory: Path, config: ServiceConfig, fallback: str | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.live = Live(directory, config, self.metrics, fallback)
+        self.shared = None
+        if config.redis is not None:
+            self.shared = SharedRows(config.redis, config.redis_timeout_ms / 1000, config.threads_each, self.metrics)
+        self.live = Live(directory, config, self.metrics, fallback, self.shared)
         self.group: Group = Alone(self.live.state, self.live.look_now)
         self.desk = Desk(config.threads_each, config.queue, self.metrics)
         self.bodies = Bodies(config)
@@ -108,6 +112,8 @@ class Engine:
         self.metrics.candidates.observe(len(request.candidates))
         self.metrics.unknown.inc(len(ranked.unknown))
         self.metrics.unknown_history.inc(ranked.unknown_history)
+        if ranked.degraded:
+            self.metrics.degraded.inc()
         if ranked.unscored:
             self.metrics.partial.inc()
         self.sampler.offer(request, ranked)

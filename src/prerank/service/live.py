@@ -17,6 +17,7 @@ from prerank.service.group import Worker
 from prerank.service.metrics import Metrics
 from prerank.service.refusal import busy
 from prerank.service.settings import ServiceConfig
+from prerank.service.shared_rows import SharedRows
 from prerank.service.warm_up import warm_up
 from prerank.serving.preranker import PreRanker
 
@@ -39,7 +40,14 @@ class Live:
         changed: called, from any thread, when anything of this has changed.
     """
 
-    def __init__(self, directory: Path, config: ServiceConfig, metrics: Metrics, fallback: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: ServiceConfig,
+        metrics: Metrics,
+        fallback: str | None = None,
+        shared: SharedRows | None = None,
+    ) -> None:
         """Nothing is loaded yet.
 
         Args:
@@ -47,11 +55,13 @@ class Live:
             config: the operator's settings.
             metrics: to count in.
             fallback: the generation to begin with if the current one is refused: what other workers serve.
+            shared: where the candidates' rows come from; the store itself if None.
         """
         self.directory = directory
         self.config = config
         self.metrics = metrics
         self.fallback = fallback
+        self.shared = shared
         self.refused: dict[str, str] = {}
         self.changed: Callable[[], None] = lambda: None
         self.draining = False
@@ -161,9 +171,12 @@ class Live:
             self._serve(self.directory / GENERATIONS / self.fallback)
 
     def _serve(self, place: Path) -> None:
-        generation = open_generation(place, preload=self.config.preload)
+        # with a shared store, the local one is for emergencies, and its rows need not be in memory
+        generation = open_generation(place, preload=self.config.preload and self.shared is None)
         warm_up(generation)
-        self._ranker = PreRanker(generation)
+        if self.shared is not None:
+            self.shared.serve(generation.store)
+        self._ranker = PreRanker(generation, self.shared)
         self.refused = {name: why for name, why in self.refused.items() if name != generation.name}
         self.metrics.loads.labels("loaded").inc()
         log.info("serving generation %s", generation.name)

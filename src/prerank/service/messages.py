@@ -74,6 +74,7 @@ class RankAnswer(msgspec.Struct, frozen=True):
     duplicates: Annotated[int, Meta(description="candidates that named an item again")]
     unknown_history: Annotated[int, Meta(description="past items that the model saw as unknown ones")]
     unscored: Annotated[int, Meta(description="candidates that there was no time for, by the soft deadline")]
+    degraded: Annotated[bool, Meta(description="rows came from the local store: the shared one did not give them")]
     coverage: Annotated[float, Meta(description="share of the candidates that were scored")]
     generation: Annotated[str, Meta(description="the published generation that answered")]
 
@@ -143,6 +144,7 @@ def answer_of(ranked: Ranked, candidates: int) -> RankAnswer:
         duplicates=ranked.duplicates,
         unknown_history=ranked.unknown_history,
         unscored=ranked.unscored,
+        degraded=ranked.degraded,
         coverage=coverage(ranked, candidates),
         generation=ranked.generation,
     )

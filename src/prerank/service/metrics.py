@@ -67,6 +67,15 @@ class Metrics:
         self.refused = self._counter("refused", "Requests refused for lack of capacity or time", "reason")
         self.sampled = self._counter("sampled_requests", "Sampled requests by what became of them", "result")
         self.loads = self._counter("generation_loads", "Attempts to load a generation", "result")
+        self.degraded = self._counter("degraded", "Answers whose rows were local ones for want of the shared store")
+        self.shared_up = Gauge(
+            "prerank_shared_store_up",
+            "1 while rows of the generation come from the shared store, in every worker",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self.shared_fetches = self._counter("shared_store_fetches", "Requests for rows of the shared store", "result")
+        self.shared_seconds = self._seconds("shared_store_seconds", "The wait for rows of the shared store")
         self.jobs = Gauge(
             "prerank_jobs",
             "Requests that wait for a thread or are being scored",
@@ -77,6 +86,8 @@ class Metrics:
             self.refused.labels(reason)
         for result in ("written", "dropped"):
             self.sampled.labels(result)
+        for result in ("whole", "incomplete", "failed", "not asked"):
+            self.shared_fetches.labels(result)
         for result in ("loaded", "refused"):
             self.loads.labels(result)
 

@@ -55,6 +55,7 @@ class InferFacts(msgspec.Struct, frozen=True):
     duplicates: int
     unknown_history: int
     unscored: int
+    degraded: bool
 
 
 class InferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

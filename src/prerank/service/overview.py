@@ -49,6 +49,7 @@ class StoreFacts(msgspec.Struct, frozen=True):
     bytes: Annotated[int, Meta(description="of rows, behaviours and the table of ids")]
     precision: str
     row_bytes: Annotated[int, Meta(description="of one item's row")]
+    shared: Annotated[bool | None, Meta(description="whether rows come from the shared store; null without one")]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -128,7 +129,7 @@ class Overview:
                 generation=generation.name if generation else None,
                 model=generation.bundle.name if generation else None,
                 fields=_fields(generation) if generation else None,
-                store=_facts(generation) if generation else None,
+                store=_facts(generation, engine.shared.up if engine.shared else None) if generation else None,
                 answered=numbers.answered,
                 latency=Latency(numbers.bounds, numbers.counts),
             )
@@ -176,7 +177,7 @@ def _fields(generation: Generation) -> InputFields:
     return InputFields(user, context, pairs, history, generation.store.behaviours is not None)
 
 
-def _facts(generation: Generation) -> StoreFacts:
+def _facts(generation: Generation, shared: bool | None) -> StoreFacts:
     store = generation.store
     return StoreFacts(
         items=len(store),
@@ -184,6 +185,7 @@ def _facts(generation: Generation) -> StoreFacts:
         bytes=store.nbytes,
         precision=store.precision,
         row_bytes=store.rows.nbytes // max(1, len(store)),
+        shared=shared,
     )
 
 

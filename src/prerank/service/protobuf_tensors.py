@@ -82,7 +82,7 @@ def answer_message(model: str, request_id: str, facts: InferFacts, outputs: Sequ
     """
     message = CLASSES["ModelInferResponse"](model_name=model, model_version=facts.generation, id=request_id)
     for name, value in msgspec.structs.asdict(facts).items():
-        choice = {str: "string_param", float: "double_param", int: "int64_param"}[type(value)]
+        choice = {str: "string_param", bool: "bool_param", float: "double_param", int: "int64_param"}[type(value)]
         setattr(message.parameters[name], choice, value)
     for tensor in outputs:
         sent = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(tensor)])

@@ -9,7 +9,7 @@
     pairs.FIELD         [n]     BYTES, BOOL, an integer or a float type, one a candidate; not for fields of kind multi
 
 The rest are parameters of the request. The answer's tensors are ids and unknown, of the type of the candidates, and
-values and scores, FP64; its parameters are generation, coverage, duplicates, unknown_history and unscored.
+values and scores, FP64; its parameters are generation, coverage, duplicates, unknown_history, unscored and degraded.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def rank_tensors(
     check_size(asked, engine.config.limits, "inputs.")
     ranked = engine.rank(ranker, asked, until)
     share = coverage(ranked, len(asked.candidates))
-    facts = InferFacts(ranked.generation, share, ranked.duplicates, ranked.unknown_history, ranked.unscored)
+    counts = (ranked.duplicates, ranked.unknown_history, ranked.unscored)
+    facts = InferFacts(ranked.generation, share, *counts, ranked.degraded)
     return facts, to_tensors(ranked, tensors["candidates"])
 
 

@@ -87,6 +87,8 @@ class Server(Front):
         rpc = self.rpc.stop() if self.rpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rpc)
         self.live.close()
+        if self.service.engine.shared is not None:
+            self.service.engine.shared.close()
         log.info("ended")
 
     def signalled(self, number: signal.Signals) -> None:

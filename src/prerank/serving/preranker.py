@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from prerank.errors import RequestError
 from prerank.publish.checksums import Check
 from prerank.publish.generation import Generation, locate, open_generation
 from prerank.publish.item_ids import Ints
+from prerank.publish.store import ItemStore
 from prerank.serving.ranking import evaluate
 from prerank.serving.request import Checked, Id, Request, listed
 
@@ -36,6 +37,7 @@ class Ranked:
         duplicates: how many candidates named an item that was named before.
         unknown_history: how many past items the model saw as unknown ones.
         unscored: how many candidates there was no time for, of those in the catalogue.
+        degraded: whether rows had to come from the local store, since a shared one did not give them.
         generation: the published generation that answered.
     """
 
@@ -46,11 +48,19 @@ class Ranked:
     duplicates: int
     unknown_history: int
     unscored: int
+    degraded: bool
     generation: str
 
     def content(self) -> dict[str, Any]:
         """JSON-ready."""
         return {**asdict(self), "values": self.values.tolist(), "scores": self.scores.tolist()}
+
+
+class Rows(Protocol):
+    """Where rows of items come from, other than the store itself."""
+
+    def fetch(self, store: ItemStore, positions: Ints) -> tuple[ItemStore, bool]:
+        """The store with the rows of these items, and whether any of them had to be its own ones."""
 
 
 class _Candidates(NamedTuple):
@@ -64,8 +74,15 @@ class _Candidates(NamedTuple):
 class PreRanker:
     """A published model that answers requests. It holds no state of a request, so threads may share it."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, rows: Rows | None = None) -> None:
+        """Serve a generation.
+
+        Args:
+            generation: the model and its store.
+            rows: where the candidates' rows come from; the store itself if None.
+        """
         self.generation = generation
+        self.rows = rows
 
     @classmethod
     def load(
@@ -162,15 +179,16 @@ class PreRanker:
         request = asked.request
         positions, known = self.generation.store.lookup(asked.ids, "candidates")
         found = self._candidates(asked, positions, known)
-        logits, unknown = self.generation.logits(
+        generation, degraded = self._with_rows(found.positions)
+        logits, unknown = generation.logits(
             request.user, request.context, asked.past, found.positions, _kept(asked, found), until
         )
         if len(logits) == len(found.kept):
-            return self._ranked(asked, found, logits, unknown)
+            return self._ranked(asked, found, logits, unknown, degraded)
         scored, rest = np.split(found.positions, [len(logits)])
         unscored = int(np.isin(positions[known], rest).sum())
         return self._ranked(
-            asked, _Candidates(found.kept[: len(scored)], scored, found.missing), logits, unknown, unscored
+            asked, _Candidates(found.kept[: len(scored)], scored, found.missing), logits, unknown, degraded, unscored
         )
 
     def _answers(self, every: Sequence[Checked]) -> list[Ranked]:
@@ -178,14 +196,22 @@ class PreRanker:
         stops = np.cumsum([len(asked.ids) for asked in every], dtype=np.int64)[:-1]
         places = zip(every, np.split(positions, stops), np.split(known, stops), strict=bool(every))
         found = [self._candidates(*each) for each in places]
-        logits = self.generation.logits_of_many(
+        generation, degraded = self._with_rows(np.concatenate([each.positions for each in found] or [positions]))
+        logits = generation.logits_of_many(
             [asked.request.user for asked in every],
             [asked.request.context for asked in every],
             [asked.past for asked in every],
             [each.positions for each in found],
             [_kept(*each) for each in zip(every, found, strict=True)],
         )
-        return [self._ranked(*each) for each in zip(every, found, *logits, strict=True)]
+        return [self._ranked(*each, degraded) for each in zip(every, found, *logits, strict=True)]
+
+    def _with_rows(self, positions: Ints) -> tuple[Generation, bool]:
+        """The generation with the rows of these items from where they come, and whether they had to be local ones."""
+        if self.rows is None:
+            return self.generation, False
+        store, degraded = self.rows.fetch(self.generation.store, positions)
+        return replace(self.generation, store=store), degraded
 
     def _candidates(self, asked: Checked, positions: Ints, known: NDArray[np.bool_]) -> _Candidates:
         missing = [asked.ids[place] for place in np.flatnonzero(~known)]
@@ -200,6 +226,7 @@ class PreRanker:
         found: _Candidates,
         scores: NDArray[np.float64],
         unknown_history: int,
+        degraded: bool,
         unscored: int = 0,
     ) -> Ranked:
         request, kept = asked.request, found.kept
@@ -218,6 +245,7 @@ class PreRanker:
             duplicates=len(asked.ids) - len(found.missing) - len(kept) - unscored,
             unknown_history=unknown_history,
             unscored=unscored,
+            degraded=degraded,
             generation=self.generation.name,
         )
 

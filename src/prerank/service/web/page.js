@@ -272,6 +272,9 @@ function show_status(status) {
       Store: `${size(bytes)}, rows of ${row_bytes} bytes in ${precision}`,
     });
   }
+  if (status.store && status.store.shared !== null) {
+    facts["Shared store"] = status.store.shared ? "gives the rows" : "does not give rows; the local store answers";
+  }
   const answered = Object.entries(status.answered).sort();
   facts.Responses = answered.map(([code, count]) => `${code}: ${count.toLocaleString("en")}`).join(", ") || "none yet";
   at("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) =>
