@@ -45,7 +45,14 @@ def test_status_tells_what_is_served_and_counts_ranking_requests(titles: Running
     assert [field["name"] for field in first["fields"]["user"]] == ["user_id", "city", "tags"]
     assert {field["name"]: field["kind"] for field in first["fields"]["context"]} == {"hour": "numeric"}
     assert first["fields"]["history_ids"]
-    expected = {"items": 80, "upserted": 0, "bytes": store.nbytes, "precision": "float32", "row_bytes": 32}
+    expected = {
+        "items": 80,
+        "upserted": 0,
+        "bytes": store.nbytes,
+        "precision": "float32",
+        "row_bytes": 32,
+        "shared": None,
+    }
     assert first["store"] == expected
     for _ in range(3):
         assert titles.rank({"candidates": ["item-0001"]}).status == 200

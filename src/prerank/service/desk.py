@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -17,6 +18,7 @@ from prerank.service.metrics import Metrics
 from prerank.service.presence import Presence
 from prerank.service.refusal import RefusedError, TooLateError, busy, later
 from prerank.service.threads import Threads
+from prerank.service.tracing import Tracing
 
 T = TypeVar("T")
 MEMORY = 0.1  # how much of the estimate the latest job is
@@ -30,10 +32,11 @@ class Desk:
     too long is corrected by jobs that found a free thread.
     """
 
-    def __init__(self, threads: int, queue: int, metrics: Metrics) -> None:
+    def __init__(self, threads: int, queue: int, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.threads = threads
         self.places = threads + queue
         self.metrics = metrics
+        self.tracing = tracing or Tracing()
         self._pool = Threads(threads)
         self._lock = threading.Lock()
         self._taken = 0
@@ -54,7 +57,7 @@ class Desk:
         """
         begun = perf_counter()
         self._enter(requests, deadline - begun)
-        job: Future[T] = self._pool.submit(partial(self._work, work, begun, deadline, requests))
+        job: Future[T] = self._pool.submit(partial(copy_context().run, self._work, work, begun, deadline, requests))
         job.add_done_callback(lambda _: self._leave(requests))
         result = asyncio.wrap_future(job)
         if client is not None:
@@ -112,6 +115,7 @@ class Desk:
     def _work(self, work: Callable[[], T], entered: float, deadline: float, requests: int) -> T:
         begun = perf_counter()
         self.metrics.waiting.observe(begun - entered)
+        self.tracing.past("queue", entered, begun)
         if begun > deadline:
             raise TimeoutError
         try:

@@ -19,6 +19,7 @@ from prerank.service.refusal import RefusedError
 from prerank.service.sampling import Sampler
 from prerank.service.settings import ServiceConfig
 from prerank.service.shared_rows import SharedRows
+from prerank.service.tracing import OpenTelemetry, Tracing
 from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
 
@@ -31,12 +32,13 @@ class Engine:
     def __init__(self, directory: Path, config: ServiceConfig, fallback: str | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
+        self.tracing = OpenTelemetry() if config.tracing else Tracing()
         self.shared = None
         if config.redis is not None:
             self.shared = SharedRows(config.redis, config.redis_timeout_ms / 1000, config.threads_each, self.metrics)
         self.live = Live(directory, config, self.metrics, fallback, self.shared)
         self.group: Group = Alone(self.live.state, self.live.look_now)
-        self.desk = Desk(config.threads_each, config.queue, self.metrics)
+        self.desk = Desk(config.threads_each, config.queue, self.metrics, self.tracing)
         self.bodies = Bodies(config)
         self.sampler = Sampler(config, self.metrics)
 
@@ -90,7 +92,8 @@ class Engine:
         Raises:
             RequestError: it cannot be answered as it stands; the field is named.
         """
-        ranked = ranker.answer(request, until)
+        with self.tracing.span("score"):
+            ranked = ranker.answer(request, until)
         self._count(request, ranked)
         return ranked
 
@@ -101,7 +104,8 @@ class Engine:
             RequestError: one cannot be answered as it stands; the request and its field are named.
         """
         try:
-            answers = ranker.rank_many(requests)
+            with self.tracing.span("score"):
+                answers = ranker.rank_many(requests)
         except RequestError as error:
             raise RequestError(str(error).replace("]: ", "].", 1)) from None  # as all messages name fields
         for request, ranked in zip(requests, answers, strict=True):

@@ -82,6 +82,13 @@ class Gate:
         """Answer a request; there are no other connections than those of HTTP."""
         assert scope["type"] == "http"
         begun = scope["arrived"] = perf_counter()
+        with self.engine.tracing.request("HTTP", scope["headers"]) as call:
+            status = await self._pass(scope, receive, send)
+            name = self._note(scope, status, perf_counter() - begun)
+            call.end(f"{scope['method']} {name}", status, self.engine.live.generation)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer a request: the status."""
         scope["app"] = self  # Starlette's router then raises what it would otherwise answer in plain text
         status = 0
 
@@ -105,9 +112,10 @@ class Gate:
                 log.exception("fault after the response had begun")
                 raise
             await answer_to(error)(scope, receive, sending)
-        self._note(scope, status, perf_counter() - begun)
+        return status
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, status: int, seconds: float) -> str:
+        """Count and log a response: the name of its endpoint."""
         endpoint: Any = scope.get("endpoint")
         name = getattr(endpoint, "__name__", "none")
         self.engine.metrics.requests.labels(name, str(status)).inc()
@@ -115,3 +123,4 @@ class Gate:
         if self.engine.config.access_log:
             facts = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(1000 * seconds, 3)}
             log.info("request", extra={"facts": facts})
+        return name

@@ -40,14 +40,17 @@ class Native:
         engine = self.engine
         body = await engine.bodies.read(request, (JSON,))
         engine.desk.check_room()
-        message = decode(ONE, body)
+        with engine.tracing.span("decode"):
+            message = decode(ONE, body)
         asked = message.asked()
         check_size(asked, engine.config.limits)
         until = soft_deadline(request.scope["arrived"], message.soft_deadline_ms, message.deadline_ms)
         ranker = engine.live.ranker()
 
         def work() -> bytes:
-            return msgspec.json.encode(answer_of(engine.rank(ranker, asked, until), len(asked.candidates)))
+            ranked = engine.rank(ranker, asked, until)
+            with engine.tracing.span("encode"):
+                return msgspec.json.encode(answer_of(ranked, len(asked.candidates)))
 
         arrived, client = request.scope["arrived"], request.scope.get("presence")
         return _json(await engine.do(work, arrived, message.deadline_ms, client=client))
@@ -57,7 +60,8 @@ class Native:
         engine = self.engine
         body = await engine.bodies.read(request, (JSON,))
         engine.desk.check_room()
-        message = decode(MANY, body, requests=RankRequest)
+        with engine.tracing.span("decode"):
+            message = decode(MANY, body, requests=RankRequest)
         count, allowed = len(message.requests), engine.config.limits.batch
         if count > allowed:
             raise bad_request(f"requests: has {count} entries, {allowed} are allowed")
@@ -72,8 +76,9 @@ class Native:
 
         def work() -> bytes:
             answers = engine.rank_many(ranker, every)
-            sent = [answer_of(ranked, len(one.candidates)) for one, ranked in zip(every, answers, strict=True)]
-            return msgspec.json.encode(BatchAnswer(sent, ranker.generation.name))
+            with engine.tracing.span("encode"):
+                sent = [answer_of(ranked, len(one.candidates)) for one, ranked in zip(every, answers, strict=True)]
+                return msgspec.json.encode(BatchAnswer(sent, ranker.generation.name))
 
         arrived, client = request.scope["arrived"], request.scope.get("presence")
         return _json(await engine.do(work, arrived, message.deadline_ms, count, client))

@@ -81,7 +81,8 @@ class OpenInference:
         body = await engine.bodies.read(request, (JSON, OCTETS, ""))
         engine.desk.check_room()
         head, binary = _parted(request, body)
-        message = decode(INFER, head, inputs=InferInput, outputs=InferOutput)
+        with engine.tracing.span("decode"):
+            message = decode(INFER, head, inputs=InferInput, outputs=InferOutput)
         parameters = read_parameters(message.parameters)
         wanted = _wanted(message, parameters)
         ranker, arrived = self._ranker(request), request.scope["arrived"]
@@ -91,15 +92,16 @@ class OpenInference:
         def work() -> Response:
             tensors = read_tensors(message.inputs, binary)
             facts, outputs = rank_tensors(engine, ranker, tensors, parameters, arrived)
-            parts = {name: to_bytes(outputs[name]) for name, in_bytes in wanted.items() if in_bytes}
-            answer = InferAnswer(
-                model_name=engine.config.name,
-                model_version=facts.generation,
-                parameters=facts,
-                outputs=[_sent(outputs[name], parts.get(name)) for name in wanted],
-                id=message.id,
-            )
-            return _response(answer, parts.values())
+            with engine.tracing.span("encode"):
+                parts = {name: to_bytes(outputs[name]) for name, in_bytes in wanted.items() if in_bytes}
+                answer = InferAnswer(
+                    model_name=engine.config.name,
+                    model_version=facts.generation,
+                    parameters=facts,
+                    outputs=[_sent(outputs[name], parts.get(name)) for name in wanted],
+                    id=message.id,
+                )
+                return _response(answer, parts.values())
 
         return await engine.do(work, arrived, parameters.deadline_ms, client=request.scope.get("presence"))
 

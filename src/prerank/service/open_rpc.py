@@ -105,8 +105,12 @@ class OpenInferenceRpc:
         ranker = engine.ranker(message.model_name, message.model_version or None)
 
         def work() -> Any:
-            facts, outputs = rank_tensors(engine, ranker, read_message(message), parameters, call.arrived)
-            return answer_message(engine.config.name, message.id, facts, [outputs[name] for name in wanted], in_bytes)
+            with engine.tracing.span("decode"):
+                tensors = read_message(message)
+            facts, outputs = rank_tensors(engine, ranker, tensors, parameters, call.arrived)
+            sent = [outputs[name] for name in wanted]
+            with engine.tracing.span("encode"):
+                return answer_message(engine.config.name, message.id, facts, sent, in_bytes)
 
         allowed = [each for each in (parameters.deadline_ms, call.left and 1000 * call.left) if each is not None]
         return await engine.do(work, call.arrived, min(allowed, default=None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Final
@@ -94,13 +94,15 @@ class RpcServer:
             begun = perf_counter()
             code = grpc.StatusCode.CANCELLED  # unless it comes to an end here
             answer = b""
-            try:
-                answer = await self._answer(procedure, context, begun)
-                code = grpc.StatusCode.OK
-            except Exception as error:
-                code = refuse(context, error)
-            finally:
-                self._note(name, code.name, perf_counter() - begun)
+            with self.engine.tracing.request("gRPC", _headers(context)) as call:
+                try:
+                    answer = await self._answer(procedure, context, begun)
+                    code = grpc.StatusCode.OK
+                except Exception as error:
+                    code = refuse(context, error)
+                finally:
+                    self._note(name, code.name, perf_counter() - begun)
+                    call.end(f"{SERVICE}/{name}", code.name, self.engine.live.generation)
             return answer
 
         return handle
@@ -180,3 +182,9 @@ def refuse(context: Any, error: Exception) -> Any:
     if isinstance(error, RefusedError) and RETRY in error.headers:
         context.set_trailing_metadata(((RETRY.lower(), error.headers[RETRY]),))
     return code
+
+
+def _headers(context: Any) -> Iterator[tuple[bytes, bytes]]:
+    """The metadata of a call."""
+    for name, value in context.invocation_metadata() or ():
+        yield name.encode(), value.encode() if isinstance(value, str) else value

@@ -89,6 +89,7 @@ class Server(Front):
         self.live.close()
         if self.service.engine.shared is not None:
             self.service.engine.shared.close()
+        self.service.engine.tracing.close()
         log.info("ended")
 
     def signalled(self, number: signal.Signals) -> None:

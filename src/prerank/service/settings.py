@@ -76,6 +76,7 @@ class ServiceConfig(Strict):
     watch_seconds: Annotated[Seconds, Field(description="between looks for a new generation")] = 1
     drain_seconds: Annotated[float, Field(ge=0, description="from SIGTERM, not ready, to no new connections")] = 1
     grace_seconds: Annotated[int, Field(ge=1, description="for requests in flight after that")] = 30
+    tracing: Annotated[bool, Field(description="spans of requests by OpenTelemetry")] = False
     access_log: Annotated[bool, Field(description="a log line for every request")] = False
     tls: TlsConfig = TlsConfig()
     admin: AdminConfig = AdminConfig()
