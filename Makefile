@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test oracles clients check format docs clean
+.PHONY: install demo test oracles clients recipes check format docs clean
 
 install: $(VENV)/.dev
 
@@ -53,6 +53,19 @@ $(VENV)-kserve/.ready: tests/service/kserve.txt
 	$(VENV)-kserve/bin/pip install --quiet --requirement tests/service/kserve.txt
 	@touch $@
 
+# The recipes of deploy/, by linters in an environment of their own; the rules of Prometheus where promtool is installed.
+recipes: $(VENV)-recipes/.ready
+	$(VENV)-recipes/bin/hadolint deploy/Dockerfile
+	$(VENV)-recipes/bin/kubernetes-validate --strict deploy/kubernetes/*.yaml
+	@command -v promtool >/dev/null || { echo "promtool is not installed: rules of Prometheus are not checked"; exit 0; } && \
+		promtool check config --syntax-only deploy/prometheus/prometheus.yaml && \
+		promtool test rules deploy/prometheus/alerts_test.yaml
+
+$(VENV)-recipes/.ready: deploy/requirements.txt
+	$(PYTHON) -m venv $(VENV)-recipes
+	$(VENV)-recipes/bin/pip install --quiet --requirement deploy/requirements.txt
+	@touch $@
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -68,7 +81,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/tables.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-oracles $(VENV)-clients $(VENV)-kserve build dist
+	rm -rf $(VENV) $(VENV)-oracles $(VENV)-clients $(VENV)-kserve $(VENV)-recipes build dist
 
 # The runs behind results/ml-1m*.json and results/amazon-sports.json; ML1M and SPORTS name the folders with the raw
 # files. An interrupted run goes on, a finished one is kept. EPOCHS bounds each training; it ends earlier by itself.

@@ -39,7 +39,14 @@ class Traced:
         """Status of a request, and its spans by name."""
         self.exporter.clear()
         sent: list[Any] = []
-        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+        }
         scope["headers"] = [(b"content-type", b"application/json"), *headers]
 
         async def receive() -> dict[str, Any]:
