@@ -37,16 +37,24 @@ def category_alignment(vectors: Tensor, members: Tensor, categories: Tensor) -> 
     names, places, counts = categories.unique(return_inverse=True, return_counts=True)
     if len(names) == 0:
         return vectors.sum() * 0.0
-    of_members = vectors.float().index_select(0, members)
-    sums = of_members.new_zeros(len(names), vectors.shape[1]).index_add(0, places, of_members)
-    centred = of_members - (sums / counts.unsqueeze(1)).index_select(0, places)
-    products = centred.unsqueeze(2) * centred.unsqueeze(1)
-    scatter: Tensor = products.new_zeros(len(names), *products.shape[1:]).index_add(0, places, products)
-    covariances = scatter / (counts - 1).clamp(min=1)[:, None, None]
-    distances: Tensor = (covariances - covariances[counts.argmax()]).square().sum(dim=(1, 2))
+    counts, order = counts.sort(descending=True, stable=True)
+    of_members = vectors.float().index_select(0, members[order.argsort()[places].argsort()])  # category after category
+    sizes, having = counts.unique_consecutive(return_counts=True)
+    scatter = [
+        _scatter(part.unflatten(0, (-1, size)))
+        for part, size in zip(of_members.split((sizes * having).tolist()), sizes.tolist(), strict=True)
+    ]
+    covariances = torch.cat(scatter) / (counts - 1).clamp(min=1)[:, None, None]
+    distances: Tensor = (covariances - covariances[0]).square().sum(dim=(1, 2))
     comparable = counts >= 2
     aligned: Tensor = (distances * comparable).sum() / comparable.sum().clamp(min=1)
     return aligned
+
+
+def _scatter(vectors: Tensor) -> Tensor:
+    """(C, W, W) of the (C, M, W) members of C categories of one size."""
+    centred = vectors - vectors.mean(dim=1, keepdim=True)
+    return centred.mT @ centred
 
 
 def info_nce(users: Tensor, items: Tensor, positives: Tensor, temperature: float, ids: Tensor | None) -> Tensor:

@@ -79,7 +79,7 @@ class DAT(PreRankingModel):
             "mimic_user": config.mimic_user * mimic(of_users, items, batch.labels),
             "mimic_item": config.mimic_item * mimic(of_items, users, batch.labels),
         }
-        if self.category is not None:
+        if self.category is not None and config.alignment > 0:
             aligned = category_alignment(rows, *_memberships(batch.items.columns[self.category]))
             losses["alignment"] = config.alignment * aligned
         return self.score(users, items), losses
