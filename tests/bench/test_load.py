@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ import pytest
 from prerank.bench import wrk as wrk_module
 from prerank.bench.load import LOST, Outcome, closed_loop, constant, open_loop, poisson, summary
 from prerank.bench.load_payloads import PAYLOADS, read_requests
-from prerank.bench.serving_study import WINDOW, recovery
+from prerank.bench.serving_report import markdown
+from prerank.bench.serving_study import WINDOW, ratio, recovery
 from prerank.bench.wrk import wrk
 from prerank.errors import ConfigError, RequestError
 from prerank.serving.request import Request
@@ -224,3 +225,38 @@ def test_wrong_options_are_one_line(prerank: Prerank, options: list[str], messag
 def test_the_study_has_three_parts(prerank: Prerank) -> None:
     code, _, err = prerank("bench", "serving", "all")
     assert code == 2 and "parts: overhead, saturation, overload" in err
+
+
+def test_the_tables_of_the_study() -> None:
+    times = {"p50": 1.234, "p90": 2.0, "p99": 3.0, "p99.9": 4.0, "max": 5.0}
+    ways = dict.fromkeys(("in_process", "http_binary", "http_json"), times)
+    overhead = markdown({"milliseconds": ways, "added_p50_ms": {"http_binary": 0.5, "http_json": 0.75}})
+    assert overhead.splitlines()[2:] == [
+        "| in process | 1.23 | 2.00 | 3.00 |  |",
+        "| open protocol, binary | 1.23 | 2.00 | 3.00 | 0.50 |",
+        "| JSON | 1.23 | 2.00 | 3.00 | 0.75 |",
+    ]
+    row = {"saturation": {"answers_per_second": 400.4}, "at_share": {"latency_ms": times}}
+    rows = [{"service": "prerank", "workers": 2, "payload": "json", **row}]
+    assert markdown({"rows": rows, "share": 0.7}).splitlines()[2] == "| prerank | 2 | json | 400 | 1.2 | 3.0 |"
+    over = markdown(
+        {
+            "overload_seconds": 60.0,
+            "saturation_per_second": 400.0,
+            "asked_per_second": 1200.0,
+            "overload": {"refusal_ms": times, "latency_ms": times},
+            "goodput_per_second": 350.0,
+            "goodput_share": 0.875,
+            "recovery_seconds": None,
+            "memory_growth_mib": 20.4,
+        }
+    )
+    assert "| goodput / saturation | 0.88 |" in over and "| recovered after, s | not within 10 |" in over
+
+
+def test_the_ratio_is_that_of_the_best_of_each() -> None:
+    def row(service: str, payload: str, rate: float) -> dict[str, Any]:
+        return {"service": service, "payload": payload, "saturation": {"answers_per_second": rate}}
+
+    rows = [row("prerank", "json", 300), row("prerank", "binary", 900), row("prerank", "json", 450)]
+    assert ratio([*rows, row("plain", "json", 100), row("plain, async", "json", 150)]) == 3.0

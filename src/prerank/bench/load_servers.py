@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -75,18 +76,19 @@ def prerank_service(directory: Path, settings: Mapping[str, Any], log: Path) -> 
 
 
 @contextmanager
-def plain_service(directory: Path, workers: int, log: Path) -> Iterator[Running]:
-    """The plain service, ready; it ends with the block."""
+def plain_service(directory: Path, workers: int, inline: bool, log: Path) -> Iterator[Running]:
+    """The plain service, ready; it ends with the block. ``inline``: its endpoint is async and scores in the loop."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = [sys.executable, "-m", "prerank.bench.plain_service", str(directory), str(port), str(workers)]
     with log.open("w", encoding="utf-8") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, text=True)
+        environment = {**os.environ, "PRERANK_PLAIN_SERVICE_INLINE": "1"} if inline else dict(os.environ)
+        process = subprocess.Popen(command, stderr=stderr, text=True, env=environment)
     try:
         running = Running(process, port)
         _wait(running, "GET", "/openapi.json")
         if workers > 1:
-            time.sleep(10)  # the first that is ready answers; the others are not asked one by one
+            time.sleep(6)  # the first that is ready answers; the others are not asked one by one
         yield running
     finally:
         _end(process)

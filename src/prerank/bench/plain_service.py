@@ -23,6 +23,8 @@ from prerank.publish.generation import STORE, locate, open_generation
 from prerank.publish.plan.base import one_history
 
 DIRECTORY = "PRERANK_PLAIN_SERVICE"
+INLINE = "PRERANK_PLAIN_SERVICE_INLINE"
+"""Where this is set, a request is scored in the event loop; otherwise in one of FastAPI's threads."""
 
 
 class Asked(BaseModel):
@@ -63,7 +65,10 @@ def application() -> FastAPI:
         best = logits.topk(min(asked.k, len(asked.candidates)))
         return Answer(ids=[asked.candidates[place] for place in best.indices.tolist()], scores=best.values.tolist())
 
-    app.add_api_route("/rank", rank, methods=["POST"])
+    async def rank_at_once(asked: Asked) -> Answer:
+        return rank(asked)
+
+    app.add_api_route("/rank", rank_at_once if INLINE in os.environ else rank, methods=["POST"])
     return app
 
 

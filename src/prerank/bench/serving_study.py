@@ -109,12 +109,12 @@ def saturation(directory: Path, study: Study, progress: Progress) -> dict[str, A
             for payload, requests in bodies.items():
                 row = _saturated(service, requests, study)
                 rows.append({"service": "prerank", "workers": workers, "payload": payload, **row})
-        progress(f"plain, {workers} workers", 2 * step + 1, 4)
-        with plain_service(published, workers, directory / "log") as service:
-            rows.append(
-                {"service": "plain", "workers": workers, "payload": "json", **_saturated(service, plain, study)}
-            )
-    return {**_facts(study), "connections": CONNECTIONS, "share": SHARE, "rows": rows, "ratio": _ratio(rows)}
+        for inline, name in ((False, "plain"), (True, "plain, async")):
+            progress(f"{name}, {workers} workers", 2 * step + 1, 4)
+            with plain_service(published, workers, inline, directory / "log") as service:
+                row = _saturated(service, plain, study)
+                rows.append({"service": name, "workers": workers, "payload": "json", **row})
+    return {**_facts(study), "connections": CONNECTIONS, "share": SHARE, "rows": rows, "ratio": ratio(rows)}
 
 
 def overload(directory: Path, study: Study, progress: Progress) -> dict[str, Any]:
@@ -181,12 +181,13 @@ def _saturated(service: Running, requests: Sequence[bytes], study: Study) -> dic
     return {"saturation": most, "at_share": part}
 
 
-def _ratio(rows: Sequence[dict[str, Any]]) -> float:
+def ratio(rows: Sequence[dict[str, Any]]) -> float:
     """How many times the throughput of the plain service, each at its best, both with JSON."""
     most = {"prerank": 0.0, "plain": 0.0}
     for row in rows:
         if row["payload"] == "json":
-            most[row["service"]] = max(most[row["service"]], row["saturation"]["answers_per_second"])
+            name = row["service"].partition(",")[0]
+            most[name] = max(most[name], row["saturation"]["answers_per_second"])
     return round(most["prerank"] / most["plain"], 2)
 
 
