@@ -339,10 +339,10 @@ def test_rows_are_the_same_bits_in_every_precision(precision: Any, master: Path)
 @pytest.mark.parametrize(
     ("url", "options", "message"),
     [
-        ("http://x", (), "URL: begins with one of redis://"),
+        ("http://:secret@x", (), "redis: not the URL of a server"),
         ("redis://127.0.0.1:1/0", (), "redis: "),
         ("redis://127.0.0.1:1/0", ("--keep", "0"), "--keep 0: expected seconds above 0"),
-        ("redis://127.0.0.1:x/0", (), "the URL is not one of a server"),
+        ("redis://127.0.0.1:x/0", (), "redis: not the URL of a server"),
     ],
 )
 def test_what_is_wrong_with_a_push_is_one_line(
@@ -350,3 +350,10 @@ def test_what_is_wrong_with_a_push_is_one_line(
 ) -> None:
     result = CliRunner().invoke(app, ["redis", "push", str(directory), url, *options])
     assert message in str(result.exception) and "\n" not in str(result.exception)
+    assert "secret" not in str(result.exception)
+
+
+def test_a_wrong_url_is_refused_at_the_start(directory: Path) -> None:
+    for url in ("http://:secret@x", "redis://user:secret/word@x"):
+        result = CliRunner().invoke(app, ["serve", str(directory), "--port", "0", "--set", f"redis={url}"])
+        assert "redis: not the URL of a server" in str(result.exception) and "secret" not in str(result.exception)

@@ -16,7 +16,7 @@ from prerank.errors import ConfigError
 from prerank.publish.files import verify
 from prerank.publish.generation import STORE, locate
 from prerank.publish.precision import PRECISIONS
-from prerank.publish.shared_store import SCHEMES, connect
+from prerank.publish.shared_store import connect
 from prerank.publish.shared_store import push as push_rows
 from prerank.publish.store import ItemStore
 
@@ -39,8 +39,6 @@ def push(
 
     Example: prerank redis push published redis://rows.internal:6379/0
     """
-    if url.partition("://")[0] not in SCHEMES:
-        raise ConfigError(f"URL: begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
     if not keep > 0:
         raise ConfigError(f"--keep {keep:g}: expected seconds above 0")
     place = locate(directory)

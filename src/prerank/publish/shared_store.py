@@ -27,7 +27,6 @@ from prerank.publish.store_files import from_disk, to_disk
 GENERATIONS = b"prerank:generations"
 """The set of generations that have keys."""
 CHUNK = 2000  # rows written, or keys set to expire, by one command
-SCHEMES = ("redis", "rediss", "unix")
 
 Values = Sequence[bytes | None]
 
@@ -57,8 +56,8 @@ def connect(url: str, timeout: float, password: str | None = None) -> Any:
             protocol=2,
             **rest,
         )
-    except ValueError as error:
-        raise ConfigError(f"redis: the URL is not one of a server: {error}") from None
+    except ValueError:  # whose message may show a part of a password
+        raise ConfigError("redis: not the URL of a server: redis://HOST:PORT/DB, rediss://… or unix://PATH") from None
 
 
 def keys_of(generation: str, positions: Ints) -> list[bytes]:

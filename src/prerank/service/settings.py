@@ -69,9 +69,7 @@ class ServiceConfig(Strict):
     buffer_bytes: Annotated[int, Field(ge=1, description="of all bodies that are arriving at a worker")] = 256 << 20
     keep_alive_seconds: Count = 75
     preload: Annotated[bool, Field(description="read the whole item store before serving it")] = True
-    redis: Annotated[
-        str | None, Field(pattern=r"^(redis|rediss|unix)://\S+$", description="URL of a server with the item rows, too")
-    ] = None
+    redis: Annotated[str | None, Field(description="URL of a server with the item rows, too")] = None
     redis_timeout_ms: Annotated[Seconds, Field(description="that a request waits for rows from there")] = 20
     watch_seconds: Annotated[Seconds, Field(description="between looks for a new generation")] = 1
     drain_seconds: Annotated[float, Field(ge=0, description="from SIGTERM, not ready, to no new connections")] = 1
