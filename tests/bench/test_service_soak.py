@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from typer.testing import CliRunner
 
-from prerank.bench.service_soak import World
+from prerank.bench.service_world import World
 from prerank.cli.main import app
 from prerank.publish.generation import locate
 
@@ -18,7 +18,8 @@ ZERO = ["failed", "wrong", "bad_served", "half_sent_lost", "exit_code"]
 def test_swaps_under_load_and_an_end_in_the_middle(tmp_path: Path) -> None:
     file = tmp_path / "soak.json"
     result = CliRunner().invoke(
-        app, ["bench", "service", "--swaps", "5", "--bad", "1", "--steady", "0.5", "--json", str(file)]
+        app,
+        ["bench", "service", "--swaps", "5", "--bad", "1", "--steady", "0.5", "--workers", "2", "--json", str(file)],
     )
     assert result.exit_code == 0, result.output
     written = json.loads(file.read_text("utf-8"))
@@ -34,7 +35,7 @@ def test_an_answer_of_two_generations_is_found(tmp_path: Path) -> None:
 
     def batch(generations: tuple[str, str], scores: tuple[str, str]) -> dict[str, object]:
         answers = [
-            {"generation": named, "scores": world.truth[scored, 2][place]}
+            {"generation": named, "scores": world.truth[scored.partition("-")[2], 2][place]}
             for place, (named, scored) in enumerate(zip(generations, scores, strict=True))
         ]
         return {"generation": first, "answers": answers}
@@ -42,7 +43,7 @@ def test_an_answer_of_two_generations_is_found(tmp_path: Path) -> None:
     assert world.right(batch((first, first), (first, first)))
     assert not world.right(batch((first, second), (first, first)))
     assert not world.right(batch((first, first), (first, second)))
-    one = {"generation": first, "scores": world.truth[second, 1][0]}
+    one = {"generation": first, "scores": world.truth[second.partition("-")[2], 1][0]}
     assert not world.right(one) and world.right({**one, "generation": second})
 
 

@@ -85,16 +85,28 @@ def test_who_takes_none_is_not_waited_for_long(board: Board) -> None:
     assert asyncio.run(take()) == [b"a"] * 4
 
 
-def test_what_waits_at_the_end_is_taken() -> None:
+@pytest.mark.parametrize("started", [True, False])
+def test_what_waits_at_the_end_is_taken(started: bool) -> None:
+    """But not by who had not started, because others do."""
+
     async def end() -> list[bytes]:
         with listening_at("127.0.0.1", 0, "host") as listener:
-            acceptor = Acceptor(listener.dup(), lambda: Answers(b"a"), None, 1)  # never started
-            waiting = asyncio.create_task(connect(listener, 5))
-            await asyncio.sleep(0.2)
+            waiting = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+            acceptor = Acceptor(listener.dup(), lambda: Answers(b"a"), None, 1)
+            if started:
+                acceptor.start()
             await acceptor.stop()
-            return await waiting
+            await asyncio.sleep(0.01)
+        answers = []
+        for one in waiting:
+            try:
+                answers.append(one.recv(10))
+            except ConnectionResetError:
+                answers.append(b"reset")
+            one.close()
+        return answers
 
-    assert asyncio.run(end()) == [b"a"] * 5
+    assert asyncio.run(end()) == [b"a" if started else b"reset"] * 5
 
 
 def test_addresses() -> None:

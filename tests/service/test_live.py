@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,16 @@ def test_what_was_refused_is_told_until_it_is_served(live: Live, published: Path
     assert not live.look()  # nothing was written
     live.look_now()
     assert live.look() and live.generation == other and not live.refused
+
+
+def test_what_is_replaced_goes_at_once(live: Live, published: Path) -> None:
+    """Without the search for garbage, which does not look at what the service has begun with."""
+    old = weakref.ref(live.ranker().generation)
+    rows = weakref.ref(live.ranker().generation.store.rows.values)
+    gc.disable()
+    try:
+        point(published, next(name for name in names(published) if name != live.generation))
+        assert live.look()
+        assert old() is None and rows() is None
+    finally:
+        gc.enable()

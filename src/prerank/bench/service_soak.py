@@ -3,168 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from collections.abc import Sequence
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
-from prerank.data.build import build
-from prerank.data.encoder import Encoder
-from prerank.data.protocol import preset
-from prerank.data.sources.synthetic import checkerboard
-from prerank.models.registry import create, model_config
-from prerank.publish.bundle import Bundle
-from prerank.publish.generation import CURRENT, GENERATIONS, open_generation
-from prerank.publish.publish import publish_bundle
-from prerank.serving.preranker import PreRanker
-from prerank.serving.request import Request
+from prerank.bench.environment import environment
+from prerank.bench.service_world import PATIENCE, Client, Sent, Server, World, serving
 
-HEADERS = {"Content-Type": "application/json"}
 LOADS = 'prerank_generation_loads_total{{result="{}"}}'
-DEADLINE_MS = 60_000  # a busy machine is no failure of the service
 CLIENTS = 3  # the first of which sends batches
-HALF_SENT = 20
-PATIENCE = 120.0  # seconds until a swap is given up
-Scores = list[list[float]]
+HALF_SENT = 200
+PAUSE = 0.1  # seconds from a swap to the look at memory, which is not to disturb it
 
 
-class Sent(NamedTuple):
-    """What became of a request."""
-
-    begun: float
-    ended: float
-    status: int
-    right: bool
-
-
-class World:
-    """Two generations, and the scores that each of them gives."""
-
-    def __init__(self, directory: Path, seed: int) -> None:
-        """Publish two small untrained models of FIT."""
-        self.directory = directory
-        world = build(checkerboard(users=60, items=200, events_per_user=12, seed=seed), preset("din"))
-        encoder, config = Encoder.fit(world), model_config({"name": "fit", "embedding_std": 1.0}, "soak")
-        self.names: list[str] = []  # as published, the second is current: names of one second sort by their hashes
-        for number in range(2):
-            torch.manual_seed(seed + number)
-            bundle = Bundle(create(config, encoder.inputs), encoder, config, {})
-            self.names.append(publish_bundle(bundle, world, directory).name)
-        ids = world.items[encoder.schema.item_id].to_list()
-        ones: list[dict[str, Any]] = [
-            {"candidates": ids, "user": {"user_id": user}, "history": ids[user : user + 9]} for user in (1, 2)
-        ]
-        self.bodies = {
-            "/v1/rank": json.dumps({**ones[0], "deadline_ms": DEADLINE_MS}).encode(),
-            "/v1/rank:batch": json.dumps({"requests": ones, "deadline_ms": DEADLINE_MS}).encode(),
-        }
-        self.truth: dict[tuple[str, int], Scores] = {}
-        for name in self.names:
-            ranker = PreRanker(open_generation(directory / GENERATIONS / name))
-            answers = ranker.rank_many([Request.read(one) for one in ones])
-            self.truth[name, 1] = [ranker.rank(**ones[0]).scores.tolist()]
-            self.truth[name, 2] = [answer.scores.tolist() for answer in answers]
-
-    def right(self, content: Any) -> bool:
-        """Whether an answer is wholly that of the generation that it names."""
-        answers = content.get("answers", [content])
-        named = {content["generation"], *(answer["generation"] for answer in answers)}
-        scores = [answer["scores"] for answer in answers]
-        return len(named) == 1 and scores == self.truth.get((content["generation"], len(answers)))
-
-    def point(self, name: str) -> None:
-        """Make a generation the current one."""
-        (self.directory / "NEXT").write_text(f"{name}\n", encoding="ascii")
-        (self.directory / "NEXT").replace(self.directory / CURRENT)
-
-    def damage(self, number: int, rng: np.random.Generator) -> str:
-        """A copy of a generation with one bit flipped, by its name."""
-        name = f"20990101T{number:06}-{'0' * 8}"
-        copy = self.directory / GENERATIONS / name
-        shutil.copytree(self.directory / GENERATIONS / self.names[number % 2], copy)
-        files = sorted(path for path in copy.rglob("*") if path.is_file() and path.stat().st_size)
-        path = files[rng.integers(len(files))]
-        content = bytearray(path.read_bytes())
-        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
-        path.write_bytes(content)
-        return name
-
-
-class Client(threading.Thread):
-    """Sends one request after the other until the service asks it to go."""
-
-    def __init__(self, world: World, port: int, path: str) -> None:
-        super().__init__(daemon=True)
-        self.world, self.port, self.path = world, port, path
-        self.sent: list[Sent] = []
-        self.failures: list[str] = []
-
-    def run(self) -> None:
-        """Send."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        closing = False
-        while not closing:
-            begun = time.perf_counter()
-            try:
-                connection.request("POST", self.path, self.world.bodies[self.path], HEADERS)
-                response = connection.getresponse()
-                content, closing = json.loads(response.read()), response.will_close
-            except (OSError, HTTPException, ValueError) as error:
-                self.failures.append(repr(error))
-                return
-            right = response.status == 200 and self.world.right(content)
-            self.sent.append(Sent(begun, time.perf_counter(), response.status, right))
-        connection.close()
-
-
-class Server:
-    """``prerank serve`` in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process = process
-        self.port = port
-
-    def numbers(self) -> dict[str, float]:
-        """Its metrics."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        connection.request("GET", "/metrics")
-        lines = connection.getresponse().read().decode().splitlines()
-        connection.close()
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
-
-    def resident(self) -> float:
-        """Bytes of memory, of all its workers."""
-        return sum(value for name, value in self.numbers().items() if name.startswith("process_resident_memory_bytes"))
-
-    def loads(self, result: str, count: int) -> None:
-        """Wait until so many generations were loaded, or refused."""
-        begun = time.perf_counter()
-        while self.numbers()[LOADS.format(result)] < count:
-            if time.perf_counter() - begun > PATIENCE or self.process.poll() is not None:
-                raise TimeoutError(f"generation {count} was not {result}")
-            time.sleep(0.01)
-
-    def accepts(self) -> bool:
-        """Whether it takes connections."""
-        try:
-            socket.create_connection(("127.0.0.1", self.port)).close()
-        except ConnectionError:
-            return False
-        return True
-
-
-def service_soak(directory: Path, swaps: int, bad: int, steady_seconds: float, seed: int) -> dict[str, Any]:
+def service_soak(
+    directory: Path, swaps: int, bad: int, steady_seconds: float, seed: int, workers: int = 1, rate: float = 0.0
+) -> dict[str, Any]:
     """Swap generations under load, good and damaged ones, and end the service with requests in flight.
 
     Args:
@@ -173,29 +33,35 @@ def service_soak(directory: Path, swaps: int, bad: int, steady_seconds: float, s
         bad: damaged generations, one flipped bit each, in between.
         steady_seconds: of load before the first swap.
         seed: of models and flips.
+        workers: that answer.
+        rate: requests a second; as many as are answered if 0.
 
     Returns:
         Counts that have to be zero (``failed``, ``wrong``, ``bad_served``, ``half_sent_lost``), and what was measured.
     """
     world, rng = World(directory / "published", seed), np.random.default_rng(seed)
-    with _serving(world.directory) as server:
-        server.loads("loaded", 1)
+    with serving(world.directory, f"workers={workers}") as server:
+        server.ready()
         paths = ["/v1/rank:batch", *["/v1/rank"] * (CLIENTS - 1)]
-        clients = [Client(world, server.port, path) for path in paths]
+        clients = [Client(world, server.port, path, CLIENTS / rate if rate else 0.0) for path in paths]
         for client in clients:
             client.start()
         time.sleep(steady_seconds)
-        windows, memory, refused = [], [], 0
+        windows, memory, files, refused = [], [], [], 0
         for number in range(swaps):
+            name = world.names[number % 2]
             begun = time.perf_counter()
-            world.point(world.names[number % 2])
-            server.loads("loaded", 2 + number)
+            world.point(name)
+            server.until(lambda worker, name=name: worker["generation"] == name)  # type: ignore[misc]
             windows.append((begun, time.perf_counter()))
-            memory.append(server.resident() / 2**20)
+            time.sleep(PAUSE)
+            memory.append(server.of_processes("resident_memory_bytes") / 2**20)
+            files.append(int(server.of_processes("open_fds")))
             while refused * swaps < bad * (number + 1):
-                world.point(world.damage(refused, rng))
+                name = world.damage(refused, rng)
+                world.point(name)
+                server.until(lambda worker, name=name: name in worker["refused"])  # type: ignore[misc]
                 refused += 1
-                server.loads("refused", refused)
         loaded = server.numbers()[LOADS.format("loaded")]
         lost = _end(world, server)
         for client in clients:
@@ -204,21 +70,25 @@ def service_soak(directory: Path, swaps: int, bad: int, steady_seconds: float, s
     sent = [one for client in clients for one in client.sent]
     during = [one for one in sent if any(one.begun < end and one.ended > begin for begin, end in windows)]
     before = [one for one in sent if one.ended < windows[0][0]]
+    shown = sorted({0, min(19, swaps - 1), swaps - 1})
     return {
         "seed": seed,
+        "workers": workers,
+        "requests_a_second": rate or "as many as are answered",
         "requests": len(sent),
         "failed": sum(one.status != 200 for one in sent) + sum(len(client.failures) for client in clients),
         "wrong": sum(one.status == 200 and not one.right for one in sent),
         "swaps": swaps,
         "bad_generations": bad,
-        "bad_served": int(loaded) - 1 - swaps,
+        "bad_served": int(loaded) - workers * (1 + swaps),
         "half_sent": HALF_SENT,
         "half_sent_lost": lost,
         "exit_code": code,
         "milliseconds": {"steady": _times(before), "during_swaps": _times(during)},
-        "megabytes_after_swap": {
-            str(1 + at): round(memory[at], 1) for at in sorted({0, min(19, swaps - 1), swaps - 1})
-        },
+        "swap_seconds": round(float(np.median([end - begin for begin, end in windows])), 3),
+        "megabytes_after_swap": {str(1 + at): round(memory[at], 1) for at in shown},
+        "open_files_after_swap": {str(1 + at): files[at] for at in shown},
+        "environment": environment(),
     }
 
 
@@ -245,22 +115,6 @@ def _end(world: World, server: Server) -> int:
             lost += 1
         connection.close()
     return lost
-
-
-@contextmanager
-def _serving(directory: Path) -> Iterator[Server]:
-    settings = ("watch_seconds=0.02", "drain_seconds=0.5", "limits.body_seconds=60", "queue=200")
-    options = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "prerank", "serve", str(directory), "--port", "0", *options]
-    with (directory / "log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    assert process.stdout is not None
-    try:
-        yield Server(process, int(process.stdout.readline().rsplit(":", 1)[1]))
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def _times(sent: Sequence[Sent]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from prerank.bench.fault_soak import fault_soak
 from prerank.bench.large_log import large_log
 from prerank.bench.latency import Wanted
 from prerank.bench.latency import latency as measure_latency
@@ -79,6 +80,8 @@ def service(
     swaps: Annotated[int, typer.Option("--swaps", min=1, help="changes of generation under load")] = 50,
     bad: Annotated[int, typer.Option("--bad", min=0, help="damaged generations in between")] = 20,
     steady: Annotated[float, typer.Option("--steady", min=0, help="seconds of load before")] = 5,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="processes that answer")] = 1,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="requests a second; 0: as many as are answered")] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
     json_file: Json = None,
 ) -> None:
@@ -87,9 +90,27 @@ def service(
     Example: prerank bench service --swaps 50 --bad 20 --json results/service_soak.json
     """
     with tempfile.TemporaryDirectory() as directory, console.err.status(f"{swaps} swaps"):
-        result = service_soak(Path(directory), swaps, bad, steady, seed)
-    for name, value in result.items():
-        console.out.print(f"{name.replace('_', ' ')}: {json.dumps(value)}", markup=False)
+        result = service_soak(Path(directory), swaps, bad, steady, seed, workers, rate)
+    _lines(result)
+    console.write_json(json_file, result)
+
+
+@bench.command("faults")
+def faults(
+    requests: Annotated[int, typer.Option("--requests", min=8, help="whose counts are compared")] = 10_000,
+    worker_kills: Annotated[int, typer.Option("--worker-kills", min=0)] = 10,
+    publisher_kills: Annotated[int, typer.Option("--publisher-kills", min=0)] = 100,
+    switches: Annotated[int, typer.Option("--switches", min=1, help="of each of eight threads")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    json_file: Json = None,
+) -> None:
+    """Kill workers and publishers of a service under load, and switch from many threads at once.
+
+    Example: prerank bench faults --json results/fault_soak.json
+    """
+    with tempfile.TemporaryDirectory() as directory, console.err.status("kills"):
+        result = fault_soak(Path(directory), requests, worker_kills, publisher_kills, switches, seed)
+    _lines(result)
     console.write_json(json_file, result)
 
 
@@ -238,3 +259,8 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row(name, f"{stage['seconds']:.1f}", f"{stage['peak_gib']:.2f}")
     console.out.print(table)
     console.out.print(f"epoch: {result['epoch_rows']:,} rows, {result['rows_per_second']:,} rows/s")
+
+
+def _lines(result: dict[str, Any]) -> None:
+    for name, value in result.items():
+        console.out.print(f"{name.replace('_', ' ')}: {json.dumps(value)}", markup=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from prerank.config import parse
@@ -69,7 +70,7 @@ def write_bundle(bundle: Bundle, directory: Path) -> None:
     """Write a bundle's files into an existing directory, without a manifest.
 
     Raises:
-        ArtefactError: a weight or a number of the report is not finite.
+        ArtefactError: a weight or a number of the report is not finite, or the weights cannot be written.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.model.state_dict().items()}
     for name, tensor in weights.items():
@@ -81,7 +82,10 @@ def write_bundle(bundle: Bundle, directory: Path) -> None:
     _write_json(directory / "config.json", config)
     vocabularies.write_ipc(directory / "vocabularies.arrow")
     _write_json(directory / "buckets.json", numbers)
-    save_file(weights, directory / WEIGHTS)
+    try:
+        save_file(weights, directory / WEIGHTS)
+    except SafetensorError as error:  # a full disk, for example, of which the library makes an error of its own
+        raise ArtefactError(f"{directory / WEIGHTS}: could not be written: {error}") from None
     _write_json(directory / "report.json", bundle.report)
 
 

@@ -104,10 +104,10 @@ class Acceptor:
         self._loop.add_reader(self.listener, self._ready)
 
     async def stop(self) -> None:
-        """Take those that wait, and no more."""
-        self._taking = False
+        """Take those that wait, and no more; none if this has not started."""
+        was_taking, self._taking = self._taking, False
         self._rest(None)
-        while self._take():
+        while was_taking and self._take():
             pass
         self._tell()
         self.listener.close()

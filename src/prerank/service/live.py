@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ from prerank.serving.preranker import PreRanker
 
 LONGEST = 500  # of CURRENT, in bytes, and of a reason, in characters
 REMEMBERED = 20  # refused generations
+NICE = 10  # of the thread that loads, and of those that it starts
 RETRY = 30.0  # seconds until a load that failed for want of memory or files is tried again
 
 log = logging.getLogger(__name__)
@@ -155,6 +157,11 @@ class Live:
         except Exception as error:
             failed(error)
             return
+        # From now on loading takes time from requests that are being answered: others have the cores first, and what
+        # is there already is not looked through again for garbage, during which all threads would wait.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        gc.collect()
+        gc.freeze()
         while not self._stopped:
             self.look()
             self._wake.wait(self.config.watch_seconds)

@@ -112,7 +112,12 @@ class Server(Front):
         if self.waits and self.live.ready:
             self.waits = False
             self._taking = asyncio.get_running_loop().create_task(self._take())
+            self._taking.add_done_callback(self._taken)
         self.changed()
+
+    def _taken(self, task: asyncio.Task[int | None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._failed(error)
 
     def _end(self) -> None:
         self.should_exit = True
