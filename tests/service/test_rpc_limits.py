@@ -227,6 +227,11 @@ def test_many_calls_at_a_time_and_a_service_that_starts(master: Path) -> None:
                 await channel.unary_unary(f"{PATH}ModelInfer")(SMALL.SerializeToString())
             assert starting.value.code() == grpc.StatusCode.UNAVAILABLE
             assert ("retry-after", "1") in tuple(starting.value.trailing_metadata())
+            engine.desk.places = 0
+            with pytest.raises(grpc.aio.AioRpcError, match="the queue is full") as queued:
+                await channel.stream_unary(f"{PATH}ModelInfer")()  # whose message never comes
+            assert queued.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            engine.desk.places = 1
             calls = [channel.stream_unary(f"{PATH}ModelInfer")() for _ in range(2)]
             with pytest.raises(grpc.aio.AioRpcError) as full:
                 while True:

@@ -39,11 +39,13 @@ class Procedure:
         takes: the name of its message; None if there is nothing in it, and so nothing to wait for.
         answer: what it does; its result is a message.
         protected: whether a token is asked for.
+        queued: whether it needs a place in the queue.
     """
 
     takes: str | None
     answer: Callable[[Call], Awaitable[Any]]
     protected: bool = True
+    queued: bool = False
 
 
 class OpenInferenceRpc:
@@ -60,7 +62,7 @@ class OpenInferenceRpc:
             "ServerMetadata": Procedure(None, self.server),
             "ModelReady": Procedure("ModelRequest", self.model_ready),
             "ModelMetadata": Procedure("ModelRequest", self.model),
-            "ModelInfer": Procedure("ModelInferRequest", self.infer),
+            "ModelInfer": Procedure("ModelInferRequest", self.infer, queued=True),
         }
 
     async def server_live(self, _: Call) -> Any:
@@ -94,7 +96,6 @@ class OpenInferenceRpc:
     async def infer(self, call: Call) -> Any:
         """Order candidates; values come back as they were sent, in bytes or by type, unless told otherwise."""
         engine, message = self.engine, call.message
-        engine.desk.check_room()
         parameters = read_parameters(read_choices(message.parameters))
         wanted = wanted_outputs([each.name for each in message.outputs])
         for each in message.outputs:

@@ -112,6 +112,8 @@ class RpcServer:
         if procedure.protected:
             given = [value.encode() for name, value in context.invocation_metadata() if name == "authorization"]
             check_token(given, self.token)
+        if procedure.queued:
+            self.engine.desk.check_room()  # before anything is taken in
         message = await self._message(procedure.takes, context) if procedure.takes else None
         answer = await procedure.answer(Call(message, arrived, left))
         return bytes(answer.SerializeToString())
