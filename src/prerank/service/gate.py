@@ -64,8 +64,8 @@ def answer_to(error: Exception) -> ASGIApp:
         case HTTPException(status_code=HTTPStatus.NOT_FOUND):
             return error_response(HTTPStatus.NOT_FOUND, "path: nothing is here; see /openapi.json")
         case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers):
-            allowed = dict(headers or {}).get("Allow", "another one")
-            return error_response(error.status_code, f"method: not allowed here; use {allowed}", headers)
+            allowed = ", ".join(sorted(dict(headers or {}).get("Allow", "").split(", ")))  # a set, of no order
+            return error_response(error.status_code, f"method: not allowed here; use {allowed}", {"Allow": allowed})
     log.error("fault while answering", exc_info=error)
     return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the service; its log says more")
 
