@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import json
+import signal
 import socket
 import time
 from pathlib import Path
@@ -12,6 +14,11 @@ from typing import Any
 
 import pytest
 from tests.service.conftest import JSON, Running, Serve
+
+from prerank.service.accept import listening_at
+from prerank.service.app import Service
+from prerank.service.server import Server
+from prerank.service.settings import ServiceConfig
 
 pytestmark = pytest.mark.xdist_group("service")  # one process, so that its server is started once
 
@@ -215,3 +222,34 @@ def test_logs_are_json_and_hold_no_secret(strict: Running) -> None:
     assert {"time", "level", "logger", "message"} <= set(lines[0])
     assert any(line.get("path") == "/v1/rank" and line["status"] == 401 and line["ms"] > 0 for line in lines)
     assert TOKEN not in strict.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/rank:batch", "/v2/models/prerank/infer"])
+def test_a_full_queue_refuses_before_a_body_arrives(master: Path, path: str) -> None:
+    """In this process, so that nothing depends on time; what arrives then is passed over, and the connection stays."""
+    service = Service(master, ServiceConfig(port=0))
+    service.engine.desk.places = 0
+
+    async def run() -> None:
+        with listening_at("127.0.0.1", 0, "host") as listener:
+            port = listener.getsockname()[1]
+            server = Server(service, listener, None)
+            ending = asyncio.create_task(server.run_until_end())
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
+            writer.write(head.encode() + b"{")
+            assert await status(reader) == 429
+            writer.write(b" " * 19 + b"GET /healthz/live HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert await status(reader) == 200
+            writer.close()
+            server.signalled(signal.SIGINT)
+            await ending
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def status(reader: asyncio.StreamReader) -> int:
+    """Of the next response, read to its end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
+    return int(head.split()[1])

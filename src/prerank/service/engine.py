@@ -7,6 +7,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
+from starlette.requests import Request as HttpRequest
+
 from prerank.errors import RequestError
 from prerank.service.body import Bodies
 from prerank.service.desk import Desk
@@ -46,6 +48,17 @@ class Engine:
     def ready(self) -> bool:
         """Whether requests are welcome."""
         return self.group.ready
+
+    async def body(self, request: HttpRequest, media: Sequence[str]) -> bytes:
+        """What is asked, of a request that there is room for before its body arrives, and then.
+
+        Raises:
+            RefusedError: there is none, or the body is not as it may be.
+        """
+        self.desk.check_room()
+        body = await self.bodies.read(request, media)
+        self.desk.check_room()
+        return body
 
     async def do(
         self,

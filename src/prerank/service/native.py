@@ -38,8 +38,7 @@ class Native:
     async def rank(self, request: Request) -> Response:
         """Order the candidates of one request."""
         engine = self.engine
-        body = await engine.bodies.read(request, (JSON,))
-        engine.desk.check_room()
+        body = await engine.body(request, (JSON,))
         with engine.tracing.span("decode"):
             message = decode(ONE, body)
         asked = message.asked()
@@ -58,8 +57,7 @@ class Native:
     async def rank_batch(self, request: Request) -> Response:
         """Order the candidates of several requests; all are answered or none."""
         engine = self.engine
-        body = await engine.bodies.read(request, (JSON,))
-        engine.desk.check_room()
+        body = await engine.body(request, (JSON,))
         with engine.tracing.span("decode"):
             message = decode(MANY, body, requests=RankRequest)
         count, allowed = len(message.requests), engine.config.limits.batch

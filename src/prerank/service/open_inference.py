@@ -78,8 +78,7 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """Order candidates."""
         engine = self.engine
-        body = await engine.bodies.read(request, (JSON, OCTETS, ""))
-        engine.desk.check_room()
+        body = await engine.body(request, (JSON, OCTETS, ""))
         head, binary = _parted(request, body)
         with engine.tracing.span("decode"):
             message = decode(INFER, head, inputs=InferInput, outputs=InferOutput)
