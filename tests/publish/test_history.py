@@ -69,7 +69,7 @@ def test_a_damaged_one_is_not_gone_back_to(copy: tuple[Path, list[str]]) -> None
         with pytest.raises(ArtefactError, match=f"{file}: is damaged"):
             roll_back(to, name)
     assert locate(to).name == names[0]
-    assert [one.model for one in history(to)] == ["fit", "fit", None]
+    assert {one.name: one.model for one in history(to)} == dict(zip(names, ("fit", "fit", None), strict=True))
 
 
 def test_a_damaged_current_is_mended_by_a_name(copy: tuple[Path, list[str]]) -> None:
