@@ -15,7 +15,7 @@ MARKERS = "osD^v<>ph*XP"
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Latency and storage of every model at the main setting; without a table of models, the main row."""
+    """Latency and storage of every model at the main setting, and how FIT's grows; without models, the main row."""
     if "rows" not in result:
         lines = ["| way | p50 ms | p90 ms | p99 ms | requests/s |", "|---|---|---|---|---|"]
         for name in WAYS:
@@ -34,7 +34,14 @@ def markdown(result: Mapping[str, Any]) -> str:
         times, share = row["p50_ms"] / reference["p50_ms"], facts["representation_bytes"] / stored
         naive = main[name, "naive"]["p50_ms"]
         lines.append(f"| {name} | {_times(row)} | {times:.1f} | {naive:.2f} | {share:.2f} x |")
-    return "\n".join(lines)
+    scaling = result["scaling"]
+    for of, title in (("candidates", "candidates"), ("queries", "meta queries")):
+        curve = sorted((int(number), p50) for number, p50 in scaling[f"{of}_p50_ms"].items())
+        lines += ["", f"| {title} | {' | '.join(f'{number:,}' for number, _ in curve)} |"]
+        lines += ["|---" * (len(curve) + 1) + "|", f"| fit, p50 ms | {' | '.join(f'{p50:.2f}' for _, p50 in curve)} |"]
+    return "\n".join(
+        [*lines, "", f"A line explains {scaling['line_explains']:.2f} of how fit's p50 varies with candidates."]
+    )
 
 
 def large_table(result: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from prerank.layers.dice import DiceLinear
 from prerank.layers.interaction import DINUnit
 from prerank.publish.item_ids import Ints
 from prerank.publish.plan import kernels
-from prerank.publish.plan.base import Floats, Past
+from prerank.publish.plan.base import Floats, NoPlanError, Past
 from prerank.publish.plan.scoring import array
 from prerank.publish.store import ItemStore
 
@@ -48,10 +48,10 @@ class FixedAttention:
             items: how many a history can be made of.
 
         Raises:
-            NotImplementedError: it is another unit than DIN's.
+            NoPlanError: it is another unit than DIN's.
         """
         if not isinstance(unit, DINUnit):
-            raise NotImplementedError(f"{type(unit).__name__} has no folded form")
+            raise NoPlanError(f"{type(unit).__name__} has no folded form")
         query, step, difference, product = unit.first.weight.chunk(4, dim=1)
         self.steps = (step - difference + product * queries.unsqueeze(1)).contiguous()  # (N, hidden, D)
         constants = (queries @ (query + difference).T + unit.first.bias).unsqueeze(0)

@@ -21,6 +21,10 @@ Score = Callable[[slice], Floats]
 """From places in a request's list of candidates to the logits of these."""
 
 
+class NoPlanError(Exception):
+    """A model, or a part of it, has no plan of its own; the model's own functions serve it. Never seen by a user."""
+
+
 class Past(NamedTuple):
     """The behaviour history of one user, oldest first.
 

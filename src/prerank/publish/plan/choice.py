@@ -18,7 +18,7 @@ from prerank.models.fit import FIT
 from prerank.models.hit import HIT
 from prerank.models.int_tower import IntTower
 from prerank.models.two_tower import TwoTower
-from prerank.publish.plan.base import Past, PlainPlan, Plan
+from prerank.publish.plan.base import NoPlanError, Past, PlainPlan, Plan
 from prerank.publish.store import ItemStore
 from prerank.schema import Inputs, Values
 
@@ -49,7 +49,7 @@ def serving_plan(model: PreRankingModel, store: ItemStore) -> Plan:
             prove(plan, plain, model, store)
         except ModuleNotFoundError as error:
             log.info("%s: no plan of its own without %s; pip install 'prerank[serve]'", _name(model), error.name)
-        except NotImplementedError as error:
+        except NoPlanError as error:
             log.info("%s: no plan of its own: %s", _name(model), error)
         except Exception as error:  # whatever it is, the model itself can still answer
             log.warning("%s: plan %s is not used: %s", _name(model), make.__name__[1:], error)
@@ -106,10 +106,10 @@ def random_past(store: ItemStore, length: int, width: int, rng: np.random.Genera
 
 def _own(model: PreRankingModel, store: ItemStore) -> Plan:
     if model.reads_pairs and model.inputs.pair:
-        raise NotImplementedError("there is none for pair features")
+        raise NoPlanError("there is none for pair features")
     device = next(model.parameters()).device.type
     if device != "cpu":
-        raise NotImplementedError(f"there is none for device {device}")
+        raise NoPlanError(f"there is none for device {device}")
     match model:
         case FIT() if model.index_columns:
             plan: Plan = _class("fit", "FITPlan")(model, len(store))
@@ -118,7 +118,7 @@ def _own(model: PreRankingModel, store: ItemStore) -> Plan:
         case IntTower():
             plan = _class("heads", "HeadsPlan")(model, *model.scorers)
         case _:
-            raise NotImplementedError("there is none for this model")
+            raise NoPlanError("there is none for this model")
     return plan
 
 

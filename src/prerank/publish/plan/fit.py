@@ -32,7 +32,7 @@ class FITPlan(Plan):
         """Fold a model in evaluation mode, on the CPU, which serves a store of so many items.
 
         Raises:
-            NotImplementedError: a part of the model has no folded form here.
+            NoPlanError: a part of the model has no folded form here.
         """
         model = folded(model)
         queries = model.queries.group()

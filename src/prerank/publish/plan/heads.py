@@ -25,7 +25,7 @@ class HeadsPlan(Plan):
             scorers: these.
 
         Raises:
-            NotImplementedError: a scorer has no pass of its own.
+            NoPlanError: a scorer has no pass of its own.
         """
         self.model = folded(model)
         self.scores = HeadScores(*scorers)

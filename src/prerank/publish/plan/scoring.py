@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax
 from prerank.publish.item_ids import Ints
 from prerank.publish.plan import kernels
-from prerank.publish.plan.base import Floats
+from prerank.publish.plan.base import Floats, NoPlanError
 from prerank.publish.store import ItemStore
 
 Join = Callable[[Floats], Floats]
@@ -26,7 +26,7 @@ class HeadScores:
         """Take scorers apart: one, or those of several user representations side by side, whose scores add up.
 
         Raises:
-            NotImplementedError: such a scorer cannot be.
+            NoPlanError: such a scorer cannot be.
         """
         parts = [_taken_apart(scorer) for scorer in scorers]
         self.user_heads, self.item_heads = sum(part[0] for part in parts), parts[0][1]
@@ -62,7 +62,7 @@ def _taken_apart(scorer: nn.Module) -> tuple[int, int, Join]:
             return *scorer.heads, _fully_connected(scorer)
         case LightweightScorer():
             return *scorer.heads, _lightweight(scorer)
-    raise NotImplementedError(f"{type(scorer).__name__} has no pass of its own")
+    raise NoPlanError(f"{type(scorer).__name__} has no pass of its own")
 
 
 def _affine(scorer: ScaledDot) -> Join:
