@@ -14,7 +14,7 @@ import yaml
 
 from prerank.cli.main import app
 from prerank.config import parse
-from prerank.service.app import Service
+from prerank.service.http.app import Service
 from prerank.service.settings import ServiceConfig
 
 ROOT = Path(__file__).parents[1]

@@ -35,8 +35,8 @@ from prerank.publish.publish import publish_bundle
 from prerank.publish.updates import ItemUpdates
 from prerank.schema import Schema
 from prerank.service.messages import RankRequest
-from prerank.service.rank_tensors import RankParameters, describe, to_request
-from prerank.service.tensors import Tensor
+from prerank.service.open.rank_tensors import RankParameters, describe, to_request
+from prerank.service.open.tensors import Tensor
 from prerank.serving.preranker import PreRanker
 from prerank.serving.request import Request
 from prerank.study.experiment import run_experiment

@@ -11,7 +11,7 @@ import numpy as np
 from tests.service.conftest import Running
 from tests.service.tensors import KINDS, raw_values
 
-from prerank.service.open_protobuf import CLASSES
+from prerank.service.open.protobuf import CLASSES
 
 PATH = "/inference.GRPCInferenceService/"
 TAKES = {"ModelInfer": "ModelInferRequest", "ModelReady": "ModelRequest", "ModelMetadata": "ModelRequest"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from prerank.errors import ConfigError
-from prerank.service.accept import CLOSED, Acceptor, Board, listening_at, reserved, url_of
+from prerank.service.http.accept import CLOSED, Acceptor, Board, listening_at, reserved, url_of
 
 
 class Answers(asyncio.Protocol):

@@ -21,7 +21,7 @@ import pytest
 from tests.service.conftest import Running
 from tests.service.test_rank import ITEMS
 
-from prerank.service.open_protobuf import MESSAGES
+from prerank.service.open.protobuf import MESSAGES
 from prerank.serving.preranker import PreRanker
 
 pytest.importorskip("tritonclient", reason="run by make clients")
@@ -167,7 +167,7 @@ def _late(triton: Triton) -> dict[str, Any]:
 def test_messages_are_those_of_the_protocol() -> None:
     """Numbers and types of every field are those that NVIDIA's client was generated with."""
     theirs: Any = import_module("tritonclient.grpc.service_pb2")
-    from prerank.service.open_protobuf import CLASSES  # noqa: PLC0415  # after the client: the other order is below
+    from prerank.service.open.protobuf import CLASSES  # noqa: PLC0415  # after the client: the other order is below
 
     places = {
         "ModelRequest": (theirs.ModelReadyRequest, theirs.ModelMetadataRequest),
@@ -191,7 +191,7 @@ def _fields(descriptor: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "order", [("tritonclient.grpc", "prerank.service.rpc"), ("prerank.service.rpc", "tritonclient.grpc")]
+    "order", [("tritonclient.grpc", "prerank.service.open.rpc"), ("prerank.service.open.rpc", "tritonclient.grpc")]
 )
 def test_server_and_client_may_be_in_one_process(order: tuple[str, str]) -> None:
     program = f"import {order[0]}, {order[1]}; import tritonclient.grpc.service_pb2 as pb; pb.ModelInferRequest()"

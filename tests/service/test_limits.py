@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tests.service.conftest import JSON, Running, Serve
 
-from prerank.service.accept import listening_at
-from prerank.service.app import Service
+from prerank.service.http.accept import listening_at
+from prerank.service.http.app import Service
 from prerank.service.server import Server
 from prerank.service.settings import ServiceConfig
 

@@ -19,9 +19,9 @@ from tests.service.wrong_requests import GOOD
 from prerank.errors import PrerankError
 from prerank.publish.generation import locate
 from prerank.service.admin import Admin
-from prerank.service.app import Service
-from prerank.service.open_protobuf import CLASSES
-from prerank.service.open_rpc import Call, OpenInferenceRpc
+from prerank.service.http.app import Service
+from prerank.service.open.procedures import Call, OpenInferenceRpc
+from prerank.service.open.protobuf import CLASSES
 from prerank.service.settings import ServiceConfig
 
 TRAVERSAL = (

@@ -14,7 +14,7 @@ from tests.service.tensors import as_tensors, tensor
 from tests.service.test_open_inference import ALL, expected
 from tests.service.test_rank import ITEMS, REQUESTS
 
-from prerank.service.open_protobuf import CLASSES
+from prerank.service.open.protobuf import CLASSES
 from prerank.serving.preranker import PreRanker
 
 pytestmark = pytest.mark.xdist_group("service")

@@ -23,9 +23,9 @@ from tests.service.tensors import as_tensors
 
 from prerank.errors import ArtefactError, ConfigError, RequestError
 from prerank.service.engine import Engine
-from prerank.service.open_protobuf import CLASSES
+from prerank.service.open.protobuf import CLASSES
+from prerank.service.open.rpc import RpcServer, refuse
 from prerank.service.refusal import RefusedError, TooLateError, busy
-from prerank.service.rpc import RpcServer, refuse
 from prerank.service.serve import serve as serve_here
 from prerank.service.settings import Limits, ServiceConfig
 
@@ -262,7 +262,7 @@ def test_nothing_to_serve(tmp_path: Path) -> None:
 def test_messages_are_not_in_the_default_pool() -> None:
     """A program may register ``inference.*`` itself, as clients do."""
     program = (
-        "import prerank.service.open_protobuf\n"
+        "import prerank.service.open.protobuf\n"
         "from google.protobuf import descriptor_pb2, descriptor_pool\n"
         "file = descriptor_pb2.FileDescriptorProto(name='open.proto', package='inference', syntax='proto3')\n"
         "file.message_type.add(name='ModelInferRequest').field.add(name='other', number=1, type=9, label=1)\n"

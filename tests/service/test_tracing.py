@@ -17,7 +17,7 @@ from tests.service.test_rank import ITEMS
 from prerank.errors import ConfigError
 from prerank.publish.generation import locate
 from prerank.service import tracing
-from prerank.service.app import Service
+from prerank.service.http.app import Service
 from prerank.service.settings import ServiceConfig
 from prerank.service.tracing import OpenTelemetry
 
@@ -121,7 +121,7 @@ def test_a_fault_is_an_error(traced: Traced, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_off_unless_asked_for(master: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from prerank.service.app import Service; "
+        "import sys; from pathlib import Path; from prerank.service.http.app import Service; "
         "from prerank.service.settings import ServiceConfig; Service(Path(sys.argv[1]), ServiceConfig()); "
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.sdk')]"
     )

@@ -20,10 +20,10 @@ from tests.service.test_live import names, point
 
 from prerank.errors import ServiceError
 from prerank.publish.generation import locate
-from prerank.service import supervisor as module
-from prerank.service.accept import listening_at
+from prerank.service.group import supervisor as module
+from prerank.service.group.supervisor import Supervisor
+from prerank.service.http.accept import listening_at
 from prerank.service.settings import ServiceConfig
-from prerank.service.supervisor import Supervisor
 
 pytestmark = pytest.mark.xdist_group("service")
 

@@ -9,7 +9,7 @@ from tests.service.rpc import FIELDS, as_message
 from tests.service.tensors import as_tensors
 from tests.service.wrong_requests import GOOD
 
-from prerank.service.open_protobuf import CLASSES
+from prerank.service.open.protobuf import CLASSES
 
 TYPED = as_message(as_tensors(GOOD), in_bytes=False)
 RAW = as_message(as_tensors(GOOD), in_bytes=True)

@@ -21,10 +21,10 @@ from starlette.types import Receive, Scope, Send
 
 from prerank.errors import ArtefactError, PrerankError
 from prerank.publish.history import Published, history, previous, roll_back
-from prerank.service.body import Bodies
-from prerank.service.front import Front
-from prerank.service.gate import answer_to, check_head, check_token
-from prerank.service.group import Group, Worker
+from prerank.service.group.members import Group, Worker
+from prerank.service.http.body import Bodies
+from prerank.service.http.front import Front
+from prerank.service.http.gate import answer_to, check_head, check_token
 from prerank.service.messages import decode
 from prerank.service.refusal import RefusedError
 from prerank.service.settings import ServiceConfig

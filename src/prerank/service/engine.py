@@ -7,12 +7,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
-from starlette.requests import Request as HttpRequest
-
 from prerank.errors import RequestError
-from prerank.service.body import Bodies
 from prerank.service.desk import Desk
-from prerank.service.group import Alone, Group
+from prerank.service.group.members import Alone, Group
 from prerank.service.live import Live
 from prerank.service.messages import bad_request
 from prerank.service.metrics import Metrics
@@ -41,24 +38,12 @@ class Engine:
         self.live = Live(directory, config, self.metrics, fallback, self.shared)
         self.group: Group = Alone(self.live.state, self.live.look_now)
         self.desk = Desk(config.threads_each, config.queue, self.metrics, self.tracing)
-        self.bodies = Bodies(config)
         self.sampler = Sampler(config, self.metrics)
 
     @property
     def ready(self) -> bool:
         """Whether requests are welcome."""
         return self.group.ready
-
-    async def body(self, request: HttpRequest, media: Sequence[str]) -> bytes:
-        """What is asked, of a request that there is room for before its body arrives, and then.
-
-        Raises:
-            RefusedError: there is none, or the body is not as it may be.
-        """
-        self.desk.check_room()
-        body = await self.bodies.read(request, media)
-        self.desk.check_room()
-        return body
 
     async def do(
         self,

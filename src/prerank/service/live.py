@@ -14,7 +14,7 @@ from time import monotonic
 
 from prerank.errors import PrerankError
 from prerank.publish.generation import CURRENT, GENERATIONS, locate, open_generation
-from prerank.service.group import Worker
+from prerank.service.group.members import Worker
 from prerank.service.metrics import Metrics
 from prerank.service.refusal import busy
 from prerank.service.settings import ServiceConfig

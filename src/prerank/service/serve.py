@@ -10,14 +10,14 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
-from prerank.service.accept import listening_at, reserved, url_of
 from prerank.service.admin import Administered, administered
-from prerank.service.app import Service
-from prerank.service.group import Alone
+from prerank.service.group.members import Alone
+from prerank.service.group.supervisor import Supervisor
+from prerank.service.http.accept import listening_at, reserved, url_of
+from prerank.service.http.app import Service
 from prerank.service.sampling import check_place
 from prerank.service.server import Server
 from prerank.service.settings import ServiceConfig, address_of, read_admin_token, read_token
-from prerank.service.supervisor import Supervisor
 from prerank.service.tls import server_context
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from prerank.service.accept import Board
-from prerank.service.app import Service
-from prerank.service.front import Front
+from prerank.service.http.accept import Board
+from prerank.service.http.app import Service
+from prerank.service.http.front import Front
 
 if TYPE_CHECKING:
-    from prerank.service.rpc import RpcServer
+    from prerank.service.open.rpc import RpcServer
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,6 @@ class Server(Front):
 def _rpc_server(service: Service) -> RpcServer | None:
     if service.config.grpc_port is None:
         return None
-    from prerank.service.rpc import RpcServer  # noqa: PLC0415  # of the packages of an extra
+    from prerank.service.open.rpc import RpcServer  # noqa: PLC0415  # of the packages of an extra
 
     return RpcServer(service.engine, service.token)

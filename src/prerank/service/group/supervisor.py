@@ -20,9 +20,9 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from prerank.errors import ConfigError, ServiceError
-from prerank.service.accept import CLOSED, Board
-from prerank.service.control import Channel, Hello, News, Report
-from prerank.service.group import Worker
+from prerank.service.group.control import Channel, Hello, News, Report
+from prerank.service.group.members import Worker
+from prerank.service.http.accept import CLOSED, Board
 from prerank.service.settings import ServiceConfig
 
 TRIES = 5  # how often a worker may end before it was ready, while no other one is
@@ -164,7 +164,7 @@ class Supervisor:
             sys.executable,
             "-P",  # what lies in the working directory is not the program's
             "-m",
-            "prerank.service.worker",
+            "prerank.service.group.worker",
             *map(str, inherited),
             pass_fds=inherited,
             stdin=asyncio.subprocess.DEVNULL,

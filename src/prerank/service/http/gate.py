@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prerank.errors import RequestError
 from prerank.service.engine import Engine
-from prerank.service.page import FILES
+from prerank.service.http.page import FILES
 from prerank.service.refusal import NOT_HTTP, RefusedError, error_response
 
 OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready", *FILES)

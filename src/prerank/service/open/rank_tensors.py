@@ -25,8 +25,8 @@ from prerank.publish.generation import Generation
 from prerank.schema import Field
 from prerank.service.engine import Engine, soft_deadline
 from prerank.service.messages import Milliseconds, bad_request, check_size, coverage
-from prerank.service.open_messages import InferFacts, TensorMetadata
-from prerank.service.tensors import BYTES, TYPES, Tensor
+from prerank.service.open.messages import InferFacts, TensorMetadata
+from prerank.service.open.tensors import BYTES, TYPES, Tensor
 from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
 

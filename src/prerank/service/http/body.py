@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from starlette.requests import Request
 
+from prerank.service.desk import Desk
 from prerank.service.messages import bad_request
 from prerank.service.refusal import RefusedError, busy
 from prerank.service.settings import ServiceConfig
@@ -47,6 +48,17 @@ class Bodies:
         finally:
             self.held -= held
         return b"".join(parts)
+
+    async def read_if_room(self, request: Request, media: Sequence[str], desk: Desk) -> bytes:
+        """The same, of a request that a desk has room for before its body arrives, and then.
+
+        Raises:
+            RefusedError: there is none, or the body is not as it may be.
+        """
+        desk.check_room()
+        body = await self.read(request, media)
+        desk.check_room()
+        return body
 
     def _check_head(self, request: Request, media: Sequence[str]) -> None:
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()

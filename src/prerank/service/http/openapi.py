@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from prerank import __version__
-from prerank.service import open_messages as v2
+from prerank.service.http.overview import MOST, Items, Status, Titles, TitlesRequest
+from prerank.service.http.page import FILES
 from prerank.service.messages import BatchAnswer, BatchRequest, Error, Health, RankAnswer, RankRequest
-from prerank.service.overview import MOST, Items, Status, Titles, TitlesRequest
-from prerank.service.page import FILES
+from prerank.service.open import messages as v2
 
 REFUSED = {
     "400": "the request is wrong; the message names the field",

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from prerank import __version__
 from prerank.publish.generation import Generation
 from prerank.service.engine import Engine
+from prerank.service.http.body import Bodies
 from prerank.service.messages import bad_request, decode
 from prerank.service.metrics import Numbers
 from prerank.serving.request import Id
@@ -105,8 +106,9 @@ TITLES = msgspec.json.Decoder(TitlesRequest)
 class Overview:
     """GET /v1/status and /v1/items, POST /v1/titles."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, bodies: Bodies) -> None:
         self.engine = engine
+        self.bodies = bodies
 
     def routes(self) -> list[Route]:
         """Where they are."""
@@ -151,7 +153,7 @@ class Overview:
     async def titles(self, request: Request) -> Response:
         """The titles of items."""
         engine = self.engine
-        ids = decode(TITLES, await engine.bodies.read(request, (JSON,))).ids
+        ids = decode(TITLES, await self.bodies.read(request, (JSON,))).ids
         if len(ids) > engine.config.limits.candidates:
             raise bad_request(f"ids: has {len(ids)} entries, {engine.config.limits.candidates} are allowed")
         ranker = engine.live.ranker()

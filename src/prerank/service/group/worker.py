@@ -1,6 +1,6 @@
 """One of several processes that answer; its supervisor starts it with sockets to inherit.
 
-Run by the supervisor: python -m prerank.service.worker LISTENER CONTROL BOARD
+Run by the supervisor: python -m prerank.service.group.worker LISTENER CONTROL BOARD
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 
 from prerank.errors import PrerankError
-from prerank.service.accept import Board
-from prerank.service.app import Service
-from prerank.service.control import Channel, Hello, News, Report
-from prerank.service.group import Worker
+from prerank.service.group.control import Channel, Hello, News, Report
+from prerank.service.group.members import Worker
+from prerank.service.http.accept import Board
+from prerank.service.http.app import Service
 from prerank.service.logs import log_to_stderr
 from prerank.service.metrics import count_together
 from prerank.service.server import Server

@@ -17,10 +17,10 @@ from google.protobuf.message import DecodeError
 
 from prerank.errors import ConfigError, RequestError
 from prerank.service.engine import Engine
-from prerank.service.gate import check_token
+from prerank.service.http.gate import check_token
 from prerank.service.messages import bad_request
-from prerank.service.open_protobuf import CLASSES
-from prerank.service.open_rpc import SERVICE, Call, OpenInferenceRpc, Procedure
+from prerank.service.open.procedures import SERVICE, Call, OpenInferenceRpc, Procedure
+from prerank.service.open.protobuf import CLASSES
 from prerank.service.refusal import RETRY, RefusedError, TooLateError
 from prerank.service.settings import ServiceConfig, address_of
 

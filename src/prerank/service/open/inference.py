@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from prerank import __version__
 from prerank.service.engine import Engine
+from prerank.service.http.body import Bodies
 from prerank.service.messages import bad_request, decode
-from prerank.service.open_messages import (
+from prerank.service.open.messages import (
     InferAnswer,
     InferInput,
     InferOutput,
@@ -24,8 +25,8 @@ from prerank.service.open_messages import (
     Ready,
     ServerMetadata,
 )
-from prerank.service.rank_tensors import RankParameters, describe, rank_tensors, read_parameters, wanted_outputs
-from prerank.service.tensors import SIZE, Tensor, read_tensors, to_bytes
+from prerank.service.open.rank_tensors import RankParameters, describe, rank_tensors, read_parameters, wanted_outputs
+from prerank.service.open.tensors import SIZE, Tensor, read_tensors, to_bytes
 from prerank.serving.preranker import PreRanker
 
 JSON, OCTETS = "application/json", "application/octet-stream"
@@ -36,8 +37,9 @@ INFER = msgspec.json.Decoder(InferRequest)
 class OpenInference:
     """The endpoints under /v2. A model's one version is the generation that is served."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, bodies: Bodies) -> None:
         self.engine = engine
+        self.bodies = bodies
 
     def routes(self) -> list[Route]:
         """Where they are."""
@@ -78,7 +80,7 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """Order candidates."""
         engine = self.engine
-        body = await engine.body(request, (JSON, OCTETS, ""))
+        body = await self.bodies.read_if_room(request, (JSON, OCTETS, ""), engine.desk)
         head, binary = _parted(request, body)
         with engine.tracing.span("decode"):
             message = decode(INFER, head, inputs=InferInput, outputs=InferOutput)

@@ -11,13 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from prerank.service.engine import Engine
-from prerank.service.gate import Gate
+from prerank.service.http.body import Bodies
+from prerank.service.http.gate import Gate
+from prerank.service.http.native import JSON, Native
+from prerank.service.http.openapi import openapi
+from prerank.service.http.overview import Overview
+from prerank.service.http.page import page_routes
 from prerank.service.messages import Health
-from prerank.service.native import JSON, Native
-from prerank.service.open_inference import OpenInference
-from prerank.service.openapi import openapi
-from prerank.service.overview import Overview
-from prerank.service.page import page_routes
+from prerank.service.open.inference import OpenInference
 from prerank.service.settings import ServiceConfig
 
 
@@ -30,11 +31,12 @@ class Service:
         self.config = config
         self.token = token
         self.engine = Engine(directory, config, fallback)
+        bodies = Bodies(config)
         self._description = msgspec.json.encode(openapi(config.name, token is not None))
         routes = [
-            *Native(self.engine).routes(),
-            *OpenInference(self.engine).routes(),
-            *Overview(self.engine).routes(),
+            *Native(self.engine, bodies).routes(),
+            *OpenInference(self.engine, bodies).routes(),
+            *Overview(self.engine, bodies).routes(),
             *page_routes(),
             Route("/healthz/live", self.is_live),
             Route("/healthz/ready", self.is_ready),

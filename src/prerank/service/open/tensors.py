@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.service.messages import bad_request
-from prerank.service.open_messages import InferInput
+from prerank.service.open.messages import InferInput
 
 TYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),

@@ -10,9 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.service.messages import bad_request
-from prerank.service.open_messages import InferFacts
-from prerank.service.open_protobuf import CLASSES
-from prerank.service.tensors import BYTES, SIZE, TYPES, Tensor, check_tensor, from_bytes, shaped, to_bytes, to_texts
+from prerank.service.open.messages import InferFacts
+from prerank.service.open.protobuf import CLASSES
+from prerank.service.open.tensors import (
+    BYTES,
+    SIZE,
+    TYPES,
+    Tensor,
+    check_tensor,
+    from_bytes,
+    shaped,
+    to_bytes,
+    to_texts,
+)
 
 CONTENTS = {
     "BOOL": "bool_contents",

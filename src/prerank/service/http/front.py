@@ -11,8 +11,8 @@ from typing import Any
 
 import uvicorn
 
-from prerank.service.accept import Acceptor, Board
-from prerank.service.connection import connection_class
+from prerank.service.http.accept import Acceptor, Board
+from prerank.service.http.connection import connection_class
 from prerank.service.settings import ServiceConfig
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from prerank.service.group import Worker
+from prerank.service.group.members import Worker
 
 T = TypeVar("T")
 LONGEST = 1 << 20  # of a line, in bytes

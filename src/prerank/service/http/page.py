@@ -31,7 +31,7 @@ HEADERS = {
 
 def page_routes() -> list[Route]:
     """The page's files."""
-    folder = resources.files("prerank.service") / "web"
+    folder = resources.files("prerank.service.http") / "web"
     return [Route(path, _file((folder / name).read_bytes(), media)) for path, (name, media) in FILES.items()]
 
 

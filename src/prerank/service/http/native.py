@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prerank.service.engine import Engine, soft_deadline
+from prerank.service.http.body import Bodies
 from prerank.service.messages import (
     BatchAnswer,
     BatchRequest,
@@ -25,8 +26,9 @@ ONE, MANY = msgspec.json.Decoder(RankRequest), msgspec.json.Decoder(BatchRequest
 class Native:
     """POST /v1/rank and /v1/rank:batch."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, bodies: Bodies) -> None:
         self.engine = engine
+        self.bodies = bodies
 
     def routes(self) -> list[Route]:
         """Where they are."""
@@ -38,7 +40,7 @@ class Native:
     async def rank(self, request: Request) -> Response:
         """Order the candidates of one request."""
         engine = self.engine
-        body = await engine.body(request, (JSON,))
+        body = await self.bodies.read_if_room(request, (JSON,), engine.desk)
         with engine.tracing.span("decode"):
             message = decode(ONE, body)
         asked = message.asked()
@@ -57,7 +59,7 @@ class Native:
     async def rank_batch(self, request: Request) -> Response:
         """Order the candidates of several requests; all are answered or none."""
         engine = self.engine
-        body = await engine.body(request, (JSON,))
+        body = await self.bodies.read_if_room(request, (JSON,), engine.desk)
         with engine.tracing.span("decode"):
             message = decode(MANY, body, requests=RankRequest)
         count, allowed = len(message.requests), engine.config.limits.batch

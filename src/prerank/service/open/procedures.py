@@ -9,9 +9,9 @@ from typing import Any
 from prerank import __version__
 from prerank.service.engine import Engine
 from prerank.service.messages import bad_request
-from prerank.service.open_protobuf import CLASSES
-from prerank.service.protobuf_tensors import answer_message, read_choices, read_message
-from prerank.service.rank_tensors import describe, rank_tensors, read_parameters, wanted_outputs
+from prerank.service.open.protobuf import CLASSES
+from prerank.service.open.protobuf_tensors import answer_message, read_choices, read_message
+from prerank.service.open.rank_tensors import describe, rank_tensors, read_parameters, wanted_outputs
 
 SERVICE = "inference.GRPCInferenceService"
 
