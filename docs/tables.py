@@ -19,6 +19,7 @@ from prerank.bench.store import HEADINGS
 from prerank.bench.store import table as store_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
+from prerank.study.papers.table import table as study_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -36,8 +37,10 @@ def filled(text: str) -> str:
 
 
 def result_table(file: Path) -> str:
-    """The table of a committed result: of models, of latencies, of a large catalogue, of stores, or of the service."""
+    """The table of a committed result: of a study, models, latencies, a large catalogue, stores, or the service."""
     result = json.loads(file.read_text(encoding="utf-8"))
+    if "study" in result:
+        return study_table(result)
     if "stores" in result:
         rows = [HEADINGS, ["---"] * len(HEADINGS), *store_table(result)]
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)

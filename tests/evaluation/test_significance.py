@@ -1,16 +1,18 @@
-"""The bootstrap over users, on cases whose standard error is known."""
+"""The bootstrap over users, on cases whose standard error is known; the t-test over seeds by hand."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 
 from prerank.evaluation.metrics import auc
-from prerank.evaluation.significance import _SortedRows, standard_error
+from prerank.evaluation.significance import _SortedRows, standard_error, welch
 
 
 def pairs(users: int, right: int, copies: int = 1) -> tuple[Any, Any, Any]:
@@ -82,3 +84,18 @@ def test_weights_equal_repetitions(rows: list[tuple[int, int, int]], times: list
     found = _SortedRows(users, labels.astype(np.uint8), scores.astype(np.float64)).auc(weights)
     expected = auc(labels[repeated].astype(np.uint8), scores[repeated].astype(np.float64)) if len(repeated) else np.nan
     assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_welch_by_hand_and_as_scipy_has_it() -> None:
+    """Means 3 and 5, squared errors 1/3 and 4/3: t = -2 / sqrt(5/3); degrees (5/3)^2 / (1/18 + 8/9)."""
+    first, second = [2.0, 3.0, 4.0], [3.0, 5.0, 7.0]
+    found = welch(first, second)
+    assert found["t"] == pytest.approx(-2 / math.sqrt(5 / 3))
+    assert found["degrees"] == pytest.approx((25 / 9) / (1 / 18 + 8 / 9))
+    assert found["p"] == pytest.approx(ttest_ind(first, second, equal_var=False).pvalue)
+    assert welch(second, first)["p"] == pytest.approx(found["p"])
+
+
+@pytest.mark.parametrize("other", [[1.0], [1.0, 1.0]])
+def test_welch_needs_two_seeds_that_vary(other: list[float]) -> None:
+    assert welch([1.0, 1.0], other) == {"t": None, "degrees": None, "p": None}

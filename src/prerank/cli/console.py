@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from prerank.study.papers.cells import Cell
 
 # A file or a pipe has no width that tables would have to be cut for.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
@@ -104,6 +108,31 @@ class StepsDisplay(_Display):
     def progress(self, what: str, done: int, total: int) -> None:
         """So many steps are done, and what comes next."""
         self.bar.update(self.task, description=what, completed=done, total=total)
+
+
+class StudyDisplay(_Display):
+    """Tells of the runs of a study on stderr: a line each, with what is left."""
+
+    def __init__(self) -> None:
+        super().__init__("runs")
+
+    def begun(self, cell: Cell) -> None:
+        self.bar.update(self.task, description=f"{cell.row} seed {cell.seed}")
+        if self.bar.disable:
+            err.print(f"{_clock()} {cell.row} seed {cell.seed}: begins", markup=False)
+
+    def ended(self, cell: Cell, metrics: dict[str, Any] | None, done: int, total: int, left: float | None) -> None:
+        result = f"AUC {metrics['auc']:.4f}  logloss {metrics['logloss']:.4f}" if metrics else f"failed, see {cell.log}"
+        rest = "" if left is None or done == total else f", about {timedelta(seconds=round(left))} left"
+        self.bar.update(self.task, completed=done, total=total)
+        err.print(f"{_clock()} {cell.row} seed {cell.seed}: {result}  [{done} of {total} runs{rest}]", markup=False)
+
+    def busy(self, cell: Cell) -> None:
+        err.print(f"{_clock()} {cell.row} seed {cell.seed}: is being trained by another process", markup=False)
+
+
+def _clock() -> str:
+    return f"{datetime.now():%H:%M:%S}"
 
 
 def show_dataset(description: dict[str, Any]) -> None:

@@ -1,11 +1,14 @@
-"""How sure a difference is: bootstrap over users, whose rows are not independent."""
+"""How sure a difference is: over test users by bootstrap, whose rows are not independent; over seeds by t-test."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import numpy as np
 
+from prerank.errors import PrerankError
 from prerank.evaluation.metrics import Floats, Ids, Labels
 
 
@@ -38,6 +41,30 @@ def standard_error(
         times_drawn = np.bincount(rng.integers(len(distinct), size=len(distinct)), minlength=len(distinct))
         values.append(statistic([model.auc(times_drawn) for model in models]))
     return float(np.nanstd(values, ddof=1))
+
+
+def welch(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
+    """Welch's two-sided t-test of two means over seeds, which are not paired and need not vary alike.
+
+    Returns:
+        ``t``, ``degrees`` of freedom (Satterthwaite's) and ``p``; None where a side has one seed, or neither varies.
+
+    Raises:
+        PrerankError: SciPy is not installed.
+    """
+    if min(len(first), len(second)) < 2:
+        return dict.fromkeys(("t", "degrees", "p"))
+    errors = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]
+    if not sum(errors):
+        return dict.fromkeys(("t", "degrees", "p"))
+    t = float(np.mean(first) - np.mean(second)) / math.sqrt(sum(errors))
+    sides = zip(errors, (first, second), strict=True)
+    degrees = sum(errors) ** 2 / sum(error**2 / (len(side) - 1) for error, side in sides)
+    try:
+        below = import_module("scipy.special").stdtr
+    except ModuleNotFoundError:
+        raise PrerankError("t-tests need SciPy; install it with: pip install 'prerank[plots]'") from None
+    return {"t": t, "degrees": degrees, "p": float(2 * below(degrees, -abs(t)))}
 
 
 class _SortedRows:

@@ -1,0 +1,80 @@
+"""prerank study: the tables and figures of the papers, run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prerank.cli import console
+from prerank.data.log import Dataset
+from prerank.errors import ConfigError, DataError
+from prerank.study.figures import require
+from prerank.study.papers.cells import Plan, parse_seeds
+from prerank.study.papers.definition import StudyData, find_data, find_study, study_names
+from prerank.study.papers.figure import draw
+from prerank.study.papers.outcome import gather
+from prerank.study.papers.runner import run_cells
+from prerank.study.papers.table import table
+
+
+def study(
+    name: Annotated[str, typer.Argument(help=", ".join(study_names()))],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="ml-1m, amazon-sports, …; decides protocol")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="the built data set; data/DATASET if not given")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="5 is 1 to 5; 1,3 and 4-6 name them")] = "5",
+    only: Annotated[str | None, typer.Option("--only", help="rows to train, separated by commas")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="processes of one thread each")] = 1,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="bound of each training")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="change a key of every row")] = None,
+    tuned: Annotated[Path | None, typer.Option("--tuned", help="folder with ROW.yaml of prerank tune")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="train nothing, gather what has finished")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="folder of the runs; runs/DATASET if not given")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result to this file")] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="also draw: .png, .svg, .pdf")] = None,
+) -> None:
+    """Train the rows of a table or figure with several seeds and put them beside the paper's values.
+
+    Finished runs are kept and shared between studies, interrupted ones go on; two commands at once share the work.
+
+    Example: prerank study table1 --dataset ml-1m --seeds 5 --jobs 2 --json results/table1-ml-1m.json
+    """
+    declared = find_study(name)
+    known = find_data(dataset) if dataset else None
+    if known is None and data is None:
+        raise ConfigError("--dataset or --data: one of them says what to train on")
+    label = dataset or (data.name if data else "")
+    directory = data or Path("data") / label
+    _check(known, directory)
+    rows = [row.strip() for row in only.split(",") if row.strip()] if only else list(declared.rows)
+    wrong = next((row for row in rows if row not in declared.rows), None)
+    if wrong is not None:
+        raise ConfigError(f"--only {wrong}: no row of {name}; rows: {', '.join(declared.rows)}")
+    require("scipy")  # missed now rather than after the training
+    plan = Plan(declared, known, directory, out or Path("runs") / label, tuple(changes or ()), epochs, tuned)
+    failed = {}
+    cells = plan.cells(rows, parse_seeds(seeds))
+    if not collect:
+        with console.StudyDisplay() as display:
+            failed = run_cells(cells, jobs, display)
+    result = gather(plan)
+    console.out.print(table(result), markup=False)
+    console.write_json(json_file, result)
+    if figure is not None:
+        draw(result, figure)
+    if failed:
+        raise DataError(f"{len(failed)} of {len(cells)} runs failed: {'; '.join(failed)}")
+
+
+def _check(known: StudyData | None, directory: Path) -> None:
+    """The data set is there, and is the one that the study wants."""
+    if known is None:
+        Dataset.load(directory)
+        return
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such data set; build it with: {known.build_command}")
+    found = Dataset.load(directory)
+    wanted = (known.source, known.preset, *known.set)
+    if (found.name, found.protocol) != (known.source, known.protocol):
+        raise DataError(f"{directory}: is not {' '.join(wanted)}; build it with: {known.build_command}")
