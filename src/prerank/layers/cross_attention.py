@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prerank.layers.dense import Dense
+
 
 class GatedCrossAttention(nn.Module):
     """U = X + sigmoid(X Wg + b) * (softmax((X Wq)(Y Wk)^T / sqrt(P)) Y Wv) (RankTower, inferred from its description).
@@ -16,10 +18,10 @@ class GatedCrossAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.gate = nn.Linear(width, width)
+        self.query = Dense(width, width, bias=False)
+        self.key = Dense(width, width, bias=False)
+        self.value = Dense(width, width, bias=False)
+        self.gate = Dense(width, width)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """(..., H, P) heads X and (..., H', P) heads Y, whose leading dimensions broadcast, to (..., H, P)."""

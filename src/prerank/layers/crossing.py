@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from prerank.layers.dense import Dense
+
 
 def pairwise_products(fields: Tensor) -> Tensor:
     """(n,) sum over all pairs of fields of their dot product, from (n, F, d): FM's second order (Rendle, ICDM 2010)."""
@@ -34,9 +36,9 @@ class CrossMatrix(nn.Module):
 
     def __init__(self, width: int, rank: int | None) -> None:
         super().__init__()
-        self.weight: nn.Module = nn.Linear(width, width)
+        self.weight: nn.Module = Dense(width, width)
         if rank is not None:
-            self.weight = nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+            self.weight = nn.Sequential(Dense(width, rank, bias=False), Dense(rank, width))
 
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
         """(n, x) from the network's input and the layer's."""
@@ -51,7 +53,7 @@ class FieldAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.width = heads * head_width
-        self.query, self.key, self.value, self.residual = (nn.Linear(width, self.width, bias=False) for _ in range(4))
+        self.query, self.key, self.value, self.residual = (Dense(width, self.width, bias=False) for _ in range(4))
 
     def forward(self, fields: Tensor) -> Tensor:
         """(n, F, d) to (n, F, heads * head width)."""

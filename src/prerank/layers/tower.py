@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from prerank.layers.dense import Dense
+
 
 class Tower(nn.Module):
     """Linear, BatchNorm, ReLU for each width, the last one included (FIT eq. 1; IntTower sec. 5.1.4)."""
@@ -14,7 +16,7 @@ class Tower(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+            layers += [Dense(inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
             inputs = width
         self.layers = nn.Sequential(*layers)
         self.width = inputs

@@ -7,10 +7,11 @@ from typing import Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from prerank.batch import Batch, Features, History
 from prerank.layers.co_action import CoActionUnit
+from prerank.layers.dense import Dense
 from prerank.layers.dien import DIENUnit
 from prerank.layers.embedding import take_rows
 from prerank.layers.field_unit import FieldUnit
@@ -90,8 +91,8 @@ class FIT(PreRankingModel):
         self.item_tower = Tower(self.item_width, config.tower)
         self.headed = config.scorer not in ("cosine", "dot")
         if self.headed:
-            self.user_heads = nn.Linear(self.user_tower.width, config.user_heads * config.head_width)
-            self.item_heads = nn.Linear(self.item_tower.width, config.item_heads * config.head_width)
+            self.user_heads = Dense(self.user_tower.width, config.user_heads * config.head_width)
+            self.item_heads = Dense(self.item_tower.width, config.item_heads * config.head_width)
         self.scorer = late_interaction(config.scorer, config.user_heads, config.item_heads, config.embedding)
 
     def user(self, features: Features, history: History) -> Tensor:

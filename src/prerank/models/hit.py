@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prerank.batch import Batch, Features, History
+from prerank.layers.dense import Dense
 from prerank.layers.losses import generation
 from prerank.layers.pooling import mean_pool
 from prerank.layers.similarity import Form, as_joined, late_interaction
@@ -46,8 +47,8 @@ class HIT(PreRankingModel):
         self.item_generators = nn.ModuleList(_generator(self.item_width, config) for _ in range(2))
         self.user_tower = Tower(self.user_width + self.behaviour_width + 2 * width, config.tower)
         self.item_tower = Tower(self.item_width + 2 * width, config.tower)
-        self.user_heads = nn.Linear(self.user_tower.width, width)
-        self.item_heads = nn.Linear(self.item_tower.width, width)
+        self.user_heads = Dense(self.user_tower.width, width)
+        self.item_heads = Dense(self.item_tower.width, width)
         self.scorer = late_interaction(config.scorer, config.heads, config.heads, config.embedding)
 
     def user(self, features: Features, history: History) -> Tensor:
@@ -94,6 +95,6 @@ def _generator(inputs: int, config: HITConfig) -> nn.Sequential:
     """Linear and ReLU for each hidden width, then a linear layer as wide as the other side's heads."""
     layers: list[nn.Module] = []
     for width in config.generator:
-        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        layers += [Dense(inputs, width), nn.ReLU()]
         inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, config.heads * config.head_width))
+    return nn.Sequential(*layers, Dense(inputs, config.heads * config.head_width))

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prerank.batch import Batch, Features, History, Ragged
+from prerank.layers.dense import Dense
 from prerank.layers.losses import info_nce
 from prerank.layers.pooling import mean_pool
 from prerank.layers.similarity import ConcatScorer, Form, as_joined, late_interaction
@@ -54,8 +55,8 @@ class IntTower(PreRankingModel):
         self.item_tower = Tower(self.item_width, config.tower)
         widths = (user_inputs, *config.tower[:-1]) if compat else config.tower
         self.first = len(widths) - 1 if config.user_layers == "last" else 0
-        self.user_heads = nn.ModuleList(nn.Linear(width, self.width) for width in widths[self.first :])
-        self.item_heads = nn.Linear(config.tower[-1], self.width)
+        self.user_heads = nn.ModuleList(Dense(width, self.width) for width in widths[self.first :])
+        self.item_heads = Dense(config.tower[-1], self.width)
         self.scorers = nn.ModuleList(_scorer(config) for _ in self.user_heads)
 
     def user(self, features: Features, history: History) -> Tensor:

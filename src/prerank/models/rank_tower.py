@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prerank.batch import Batch, Features, History
 from prerank.layers.cross_attention import GatedCrossAttention
+from prerank.layers.dense import Dense
 from prerank.layers.losses import listwise
 from prerank.layers.pooling import mean_pool
 from prerank.layers.similarity import Form, as_joined, late_interaction
@@ -78,8 +79,8 @@ class _GatedHeads(nn.Module):
 
     def __init__(self, config: RankTowerConfig) -> None:
         super().__init__()
-        self.project = nn.Linear(config.tower[-1], config.heads * config.head_width)
-        self.gate = nn.Linear(config.tower[-1], config.heads * config.head_width)
+        self.project = Dense(config.tower[-1], config.heads * config.head_width)
+        self.gate = Dense(config.tower[-1], config.heads * config.head_width)
 
     def forward(self, h: Tensor) -> Tensor:
         """(R, W) to (R, H * P)."""

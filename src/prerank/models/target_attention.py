@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prerank.batch import Features, History, Ragged
+from prerank.layers.dense import Dense
 from prerank.layers.dice import DiceLinear
 from prerank.layers.embedding import FieldEmbeddings, take_rows
 from prerank.layers.unit import InteractionUnit
@@ -137,7 +138,7 @@ class DiceHead(nn.Module):
     def __init__(self, inputs: int, widths: Widths) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(inputs)
-        self.first = nn.Linear(inputs, widths[0])
+        self.first = Dense(inputs, widths[0])
         self.rest = nn.Sequential(*map(DiceLinear, widths, (*widths[1:], 1)))
 
     def forward(self, x: Tensor) -> Tensor:
