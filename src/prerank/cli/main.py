@@ -16,7 +16,7 @@ from prerank.cli.items import items, verify
 from prerank.cli.redis import redis
 from prerank.cli.serve import serve
 from prerank.cli.serving import publish, rank
-from prerank.cli.study import study
+from prerank.cli.study import study, tune
 from prerank.cli.training import compare, evaluate, fit, select
 from prerank.errors import PrerankError
 
@@ -31,7 +31,7 @@ app.add_typer(data, name="data")
 app.add_typer(items, name="items")
 app.add_typer(redis, name="redis")
 app.add_typer(bench, name="bench")
-for command in (demo, fit, evaluate, compare, select, study, publish, rank, serve, verify, generations, rollback):
+for command in (demo, fit, evaluate, compare, select, study, tune, publish, rank, serve, verify, generations, rollback):
     app.command()(command)
 
 

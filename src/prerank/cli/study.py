@@ -1,4 +1,4 @@
-"""prerank study: the tables and figures of the papers, run again."""
+"""prerank study: the tables and figures of the papers, run again; prerank tune: with which settings."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from prerank.study.papers.figure import draw
 from prerank.study.papers.outcome import gather
 from prerank.study.papers.runner import run_cells
 from prerank.study.papers.table import table
+from prerank.study.tuning import tune as search
+from prerank.study.tuning import write_best
+from prerank.training.config import read_run
 
 
 def study(
@@ -65,6 +68,33 @@ def study(
         draw(result, figure)
     if failed:
         raise DataError(f"{len(failed)} of {len(cells)} runs failed: {'; '.join(failed)}")
+
+
+def tune(
+    config: Annotated[Path, typer.Argument(help="YAML of the run to tune: data, model, training, seed")],
+    trials: Annotated[int, typer.Option("--trials", min=1, help="in all, those of an interrupted search included")],
+    storage: Annotated[Path, typer.Option("--storage", help="journal of the trials; a search in it goes on")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="change a key of the run")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the search")] = 1,
+    best: Annotated[Path | None, typer.Option("--best", help="write the best configuration here")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write all trials to this file")] = None,
+) -> None:
+    """Search learning rate, batch and start of embeddings for the best validation AUC, the same for every model.
+
+    Example: prerank tune configs/ml-1m/fit.yaml --trials 12 --storage runs/tune/fit.journal --best tuned/fit.yaml
+    """
+    tuned = search(read_run(config, changes or ()), trials, storage, console.TrainingDisplay, seed)
+    facts = tuned.facts
+    listing = console.plain_table("trial", *facts["space"], "valid AUC", "")
+    for number, trial in enumerate(facts["trials"]):
+        values = [f"{value:g}" for value in trial["values"].values()]
+        listing.add_row(
+            f"{number + 1}", *values, console.number(trial["valid_auc"]), "best" if number == facts["best"] else ""
+        )
+    console.out.print(listing)
+    console.write_json(json_file, facts)
+    if best is not None:
+        write_best(tuned, read_run(config).data, best)
 
 
 def _check(known: StudyData | None, directory: Path) -> None:

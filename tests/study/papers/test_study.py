@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from prerank.study.papers.cells import Plan, hold
+from prerank.study.lock import hold
+from prerank.study.papers.cells import Plan
 from prerank.study.papers.definition import find_data, find_study
 from prerank.study.papers.figure import draw
 from prerank.study.papers.outcome import commands
@@ -113,18 +114,18 @@ def test_a_run_is_trained_by_one_process_at_a_time(built: Path, tmp_path: Path, 
     """The lock stays with the training when the command that began it is killed."""
     plan = Plan(find_study("table1"), None, built, tmp_path / "runs")
     cell = plan.cell("fit", 1)
-    lock = hold(cell)
+    lock = hold(cell.lock)
     assert lock is not None
-    assert hold(cell) is None
+    assert hold(cell.lock) is None
     training = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
     os.close(lock)
-    assert hold(cell) is None
+    assert hold(cell.lock) is None
     code, _, err = prerank("study", "table1", "--data", built, "--out", plan.out, "--only", "fit", "--seeds", "1")
     assert code == 2
     assert "is being trained by another process" in err
     assert "no run of table1 has finished" in err
     training.communicate(b"\n")
-    again = hold(cell)
+    again = hold(cell.lock)
     assert again is not None
     os.close(again)
 

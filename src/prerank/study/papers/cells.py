@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,18 +126,6 @@ class Plan:
             seeds = sorted(int(path.parent.name[5:]) for path in (self.out / row).glob(f"seed-*/{REPORT}"))
             found[row] = [cell for cell in (self.cell(row, seed) for seed in seeds) if cell.done]
         return found
-
-
-def hold(cell: Cell) -> int | None:
-    """An open file that keeps others from training the cell, as long as any process has it open; None if one does."""
-    cell.lock.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(cell.lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -15,7 +15,8 @@ from typing import IO, Any, Protocol
 import yaml
 
 from prerank.study.experiment import finished
-from prerank.study.papers.cells import Cell, hold
+from prerank.study.lock import hold
+from prerank.study.papers.cells import Cell
 
 POLL_SECONDS = 0.2
 Seconds = float
@@ -116,7 +117,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, watcher: Watcher) -> dict[str, C
 
 
 def _begin(cell: Cell, watcher: Watcher) -> _Child | None:
-    lock = hold(cell)
+    lock = hold(cell.lock)
     if lock is None:
         watcher.busy(cell)
         return None
