@@ -138,6 +138,7 @@ class Batch:
         items: B * C rows of item fields, the candidates of the first request first.
         labels: (B, C) float32, 1 for positive.
         pairs: B * C rows of pair fields, in the order of ``items``; None where the data has none.
+        grades: (B, C) float32, how far each candidate came, the higher the further; None where the log has no stages.
     """
 
     user: Features
@@ -146,6 +147,7 @@ class Batch:
     items: Features
     labels: Tensor
     pairs: Features | None = None
+    grades: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same batch on ``device``."""
@@ -160,4 +162,5 @@ class Batch:
             self.items.map(move),
             move(self.labels),
             None if self.pairs is None else self.pairs.map(move),
+            None if self.grades is None else move(self.grades),
         )

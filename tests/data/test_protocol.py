@@ -44,7 +44,7 @@ def test_changes_apply_on_top_of_the_preset() -> None:
         ("din", ["test=rows"], "test=rows needs test_size as a share below 1, got 1"),
         ("dien", ["test_size=10"], "test=users needs test_size as a share below 1, got 10"),
         ("din", ["validation=1"], "protocol din: validation: input should be less than 1 (got 1)"),
-        ("impressions", ["negatives=4"], "negatives is read with labels=sampled only, not with labels=given"),
+        ("impressions", ["negatives=4"], "negatives is read with labels=sampled or stages only, not with labels=given"),
         ("inttower", ["targets=last"], "targets is read with labels=sampled only, not with labels=rating"),
         ("din", ["positive_rating=3"], "positive_rating is read with labels=rating only, not with labels=sampled"),
         ("din", ["seed=-1"], "protocol din: seed: input should be greater than or equal to 0 (got -1)"),

@@ -14,6 +14,7 @@ from prerank.evaluation.metrics import (
     auc,
     calibration,
     gauc,
+    graded_ndcg,
     log_loss,
     perplexity,
     relative_improvement,
@@ -136,3 +137,18 @@ def test_perplexity_counts_what_is_in_use() -> None:
     assert perplexity(np.array([5, 5, 5, 5])) == pytest.approx(4)
     assert perplexity(np.array([0, 9, 0])) == pytest.approx(1)
     assert perplexity(np.array([3, 1])) == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))))
+
+
+@given(st.integers(0, 10_000))
+def test_graded_ndcg_equals_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grades, scores = rng.integers(0, 4, (7, 6)).astype(np.uint8), rng.permutation(42).reshape(7, 6).astype(float)
+    some = grades.any(axis=1)
+    expected = oracle.ndcg_score((np.exp2(grades) - 1)[some], scores[some])
+    assert graded_ndcg(grades, scores) == pytest.approx(expected)
+
+
+def test_graded_ndcg_of_a_constant_is_that_of_the_worst_order() -> None:
+    grades = np.array([[2, 1, 0], [0, 0, 0]], dtype=np.uint8)
+    assert graded_ndcg(grades, np.zeros((2, 3))) == pytest.approx(graded_ndcg(grades, np.array([[0.0, 1, 2]] * 2)))
+    assert np.isnan(graded_ndcg(grades[1:], np.zeros((1, 3))))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
 from torch import Tensor
 
-from prerank.layers.losses import category_alignment, generation, info_nce, listwise, mimic
+from prerank.layers.losses import category_alignment, generation, info_nce, listwise, mimic, stage_order
 
 SEEDS = st.integers(0, 10_000)
 
@@ -117,3 +118,29 @@ def test_listwise_descent_puts_positives_first() -> None:
     listwise(logits, labels).backward()
     assert logits.grad is not None
     assert (logits.grad < 0).tolist() == [[False, True, False, True]]
+
+
+@settings(deadline=None)
+@given(SEEDS)
+def test_stage_order_is_one_less_ndcg_where_logits_are_far_apart(seed: int) -> None:
+    """Then the differentiable ranks are the ranks, and scikit-learn knows the NDCG."""
+    grades = (draw(seed, 6, 5) * 1.5).abs().floor().clamp(max=3)
+    logits = draw(seed + 1, 6, 5).argsort(dim=1).float() * 100
+    mixed = [row for row in range(6) if len(set(grades[row].tolist())) > 1]
+    gains = (2**grades - 1).numpy()
+    expected = [1 - ndcg_score(gains[row : row + 1], logits[row : row + 1].numpy()) for row in mixed]
+    assert stage_order(logits, grades).item() == pytest.approx(np.mean(expected) if mixed else 0.0, abs=1e-5)
+
+
+def test_stage_order_pulls_stages_apart() -> None:
+    """Against the gradient a reversed request becomes ordered; a request of one stage says nothing."""
+    logits = torch.tensor([[0.0, 0.1, 0.2, 0.3], [0.3, 0.1, 0.2, 0.0]], requires_grad=True)
+    before = logits.detach().clone()
+    grades = torch.tensor([[3.0, 2.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    optimiser = torch.optim.SGD([logits], lr=1.0)
+    for _ in range(300):
+        optimiser.zero_grad()
+        stage_order(logits, grades).backward()
+        optimiser.step()
+    assert logits[0].argsort(descending=True).tolist() == [0, 1, 2, 3]
+    assert torch.equal(logits[1].detach(), before[1])

@@ -35,6 +35,8 @@ WORDS = {
     ),
 }
 
+STAGED = {**PRESETS["impressions"], "labels": "stages"}
+
 CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("din", {"history": 7}),
     ("din", {"ties": "shuffled"}),
@@ -57,6 +59,8 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("inttower", {"positive_rating": 3.5}),
     ("inttower", {"test": "users"}),
     ("impressions", {"test_size": 3600}),
+    ("impressions", {"labels": "stages"}),
+    ("staged", {"per_stage": 3}),
 ]
 
 
@@ -67,7 +71,7 @@ def test_presets_in_words(name: str) -> None:
 
 @pytest.mark.parametrize(("base", "change"), CHANGES)
 def test_every_choice_is_said(base: str, change: dict[str, Any]) -> None:
-    values = {"name": base, **PRESETS[base]}
+    values = {"name": base, **(STAGED if base == "staged" else PRESETS[base])}
     before, after = Protocol(**values), Protocol(**{**values, **change})
     assert protocol_in_words(before) != protocol_in_words(after)
 

@@ -62,10 +62,10 @@ def audit(dataset: Dataset) -> dict[str, int]:
         _add(counts, _late_histories(dataset, rows, tied))
         if of_items:
             _add(counts, _items_in_history(dataset, rows))
-    if protocol.labels == "sampled":
+    if protocol.labels in ("sampled", "stages") and of_items:
         counts["negative_that_user_touched"] = _touched_negatives(dataset)
-        if protocol.ties != "strict":
-            counts["request_in_two_parts"] = _shared_requests(dataset)
+    if protocol.labels == "sampled" and protocol.ties != "strict":
+        counts["request_in_two_parts"] = _shared_requests(dataset)
     counts[seen], counts["info_train_later_than_users_test"] = _train_after_test(dataset)
     broken = {name: count for name, count in counts.items() if count and not name.startswith("info_")}
     if broken:
@@ -122,18 +122,24 @@ def _items_in_history(dataset: Dataset, rows: Rows) -> dict[str, int]:
 
 
 def _touched_negatives(dataset: Dataset) -> int:
-    """Sampled negatives that the user has an event with, anywhere on the timeline; from events: that are the target."""
+    """Sampled negatives that the user has a behaviour with, at any time; from events: that are the target."""
     parts = dataset.parts.values()
     if dataset.protocol.negatives_from == "events":
-        return sum(_count(rows.items[:, 1:] == rows.items[:, :1]) for rows in parts)
+        return sum(_count((rows.items[:, 1:] == rows.items[:, :1]) & _sampled(rows)) for rows in parts)
     stride = dataset.items.height
     touched = dataset.timelines.owners.astype(np.int64) * stride + dataset.timelines.entries
     touched.sort()
     found = 0
     for rows in parts:
-        keys = (rows.users[:, None].astype(np.int64) * stride + rows.items[:, 1:]).ravel()
+        keys = (rows.users[:, None].astype(np.int64) * stride + rows.items[:, 1:])[_sampled(rows)]
         found += _count(touched.take(np.searchsorted(touched, keys), mode="clip") == keys)
     return found
+
+
+def _sampled(rows: Rows) -> NDArray[np.bool_]:
+    """(R, C - 1) which of the candidates after the positive are random items."""
+    drawn = np.ones_like(rows.items[:, 1:], dtype=bool)
+    return drawn if rows.grades is None else rows.grades[:, 1:] == 0
 
 
 def _shared_requests(dataset: Dataset) -> int:

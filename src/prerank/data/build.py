@@ -14,6 +14,7 @@ from prerank.data.ordering import ordered_events, ordered_records
 from prerank.data.protocol import Protocol
 from prerank.data.sampling import NegativeSampler
 from prerank.data.splits import choose_validation, hold_out
+from prerank.data.stages import staged
 from prerank.errors import DataError
 
 
@@ -23,6 +24,8 @@ class Events:
 
     Attributes:
         ends: (E,) position in the timelines at which each event's history ends.
+        labels: (E,) 1 for positive, or None where they are sampled.
+        stages: (E,) how far each event's item came, or None unless the protocol reads stages.
     """
 
     users: Rowids
@@ -32,6 +35,7 @@ class Events:
     labels: NDArray[np.uint8] | None
     context: pl.DataFrame | None
     pairs: pl.DataFrame | None = None
+    stages: Ints | None = None
 
 
 def build(raw: RawLog, protocol: Protocol) -> Dataset:
@@ -57,10 +61,13 @@ def sampler_for(dataset: Dataset) -> NegativeSampler:
 def make_rows(events: Events, protocol: Protocol) -> tuple[Rows, NDArray[np.bool_]]:
     """Rows of all parts and the mask of test rows.
 
-    Sampled labels: every event but a user's first is a positive with ``protocol.negatives`` negatives.
-    Otherwise every event is a row of one candidate with its own label.
+    Sampled labels: every event but a user's first is a positive with ``protocol.negatives`` negatives. Stages: every
+    event of the highest stage is one, with candidates that came less far. Otherwise every event is a row of one
+    candidate with its own label.
     """
     users = events.users
+    if events.stages is not None:
+        return _staged_rows(events, events.stages, protocol)
     if events.labels is not None:
         rows = _rows(events, slice(None), events.items[:, None], events.labels[:, None])
         return rows, hold_out(users, events.times, protocol)
@@ -78,13 +85,25 @@ def make_rows(events: Events, protocol: Protocol) -> tuple[Rows, NDArray[np.bool
     return _rows(events, places, candidates, labels), hold_out(users, events.times[places], protocol)
 
 
+def _staged_rows(events: Events, stages: Ints, protocol: Protocol) -> tuple[Rows, NDArray[np.bool_]]:
+    sampler = _sampler(events.users, events.items, protocol)
+    rng = np.random.default_rng(protocol.seed)
+    drawn = staged(
+        events.users, events.items, events.times, stages, sampler, protocol.per_stage, protocol.negatives, rng
+    )
+    labels = np.zeros(drawn.items.shape, dtype=np.uint8)
+    labels[:, 0] = 1
+    rows = replace(_rows(events, drawn.places, drawn.items, labels), grades=drawn.grades)
+    return rows, hold_out(rows.users, rows.times, protocol)
+
+
 def _make_parts(raw: RawLog, protocol: Protocol) -> tuple[pl.DataFrame, Timelines, dict[str, Rows]]:
     """The behaviour table, the timelines that point into it, and the rows of each part."""
     log = ordered_events(raw, protocol)
     users, items, times = (log[name].to_numpy() for name in ("user", "item", "time"))
     if raw.records is None:
         behaviours = raw.items
-        visible = log["behaviour"].to_numpy() if "behaviour" in log.columns else np.ones(len(users), dtype=bool)
+        visible = _visible(log, protocol)
         timelines = _timelines(users[visible], items[visible], times[visible], raw.users.height)
         ends = _ends_by_position(users, times, visible, strict=protocol.ties == "strict")
     else:
@@ -94,7 +113,8 @@ def _make_parts(raw: RawLog, protocol: Protocol) -> tuple[pl.DataFrame, Timeline
         ends = _ends_by_time(timelines, users, times)
     context = log.select(field.name for field in raw.schema.context) if raw.schema.context else None
     pairs = log.select(field.name for field in raw.schema.given_pairs) if raw.schema.given_pairs else None
-    rows, test = make_rows(Events(users, items, times, ends, _labels(log, protocol), context, pairs), protocol)
+    events = Events(users, items, times, ends, _labels(log, protocol), context, pairs, _stages(log, protocol))
+    rows, test = make_rows(events, protocol)
     kept = _requested(rows, timelines, protocol)
     train = np.flatnonzero(kept & ~test)
     valid = choose_validation(rows.users[train], rows.times[train], protocol)
@@ -108,6 +128,20 @@ def _labels(log: pl.DataFrame, protocol: Protocol) -> NDArray[np.uint8] | None:
     if protocol.labels == "rating":
         return (log["rating"].to_numpy() >= protocol.positive_rating).astype(np.uint8)
     return None
+
+
+def _stages(log: pl.DataFrame, protocol: Protocol) -> Ints | None:
+    if protocol.labels != "stages":
+        return None
+    return np.asarray(log["stage" if "stage" in log.columns else "label"].cast(pl.Int64).to_numpy())
+
+
+def _visible(log: pl.DataFrame, protocol: Protocol) -> NDArray[np.bool_]:
+    """(E,) which events belong to histories: as the source says, else all, or of stages the highest."""
+    if "behaviour" in log.columns:
+        return log["behaviour"].to_numpy()
+    stages = _stages(log, protocol)
+    return np.ones(log.height, dtype=bool) if stages is None else stages == stages.max()
 
 
 def _requested(rows: Rows, timelines: Timelines, protocol: Protocol) -> NDArray[np.bool_]:

@@ -130,6 +130,7 @@ class Loader:
             items=candidates,
             labels=self._labels(chosen),
             pairs=self._pairs(chosen, behaviours, history, candidates),
+            grades=None if rows.grades is None else torch.from_numpy(rows.grades[chosen].astype(np.float32)),
         )
 
     def _pairs(self, chosen: Ints, behaviours: Features, history: Ragged, items: Features) -> Features | None:

@@ -34,8 +34,8 @@ class RawLog:
         users: one row a user, with ``schema.user_id`` and the user fields.
         items: one row an item, with ``schema.item_id``, the item fields and the title if any.
         events: ``user``, ``item``, ``time`` (int64) and, where the source has them, ``rating`` (float), ``label``
-            (0 or 1), ``behaviour`` (bool: the event belongs to the user's history; all do when absent) and the
-            context and given pair fields.
+            (0 or 1), ``stage`` (int64, the higher the further the item came), ``behaviour`` (bool: the event belongs to
+            the user's history; all do when absent) and the context and given pair fields.
         records: only for ``history_of: records``: ``user``, ``time`` and the history fields, in file order.
     """
 
@@ -91,6 +91,7 @@ class Rows:
         times: (R,) time of the event.
         context: R rows of context fields, or None where the schema has none.
         pairs: R * C rows of given pair fields, the candidates of the first request first, or None likewise.
+        grades: (R, C) how far each candidate came, the higher the further, or None where the log has no stages.
     """
 
     users: Rowids
@@ -100,6 +101,7 @@ class Rows:
     times: Ints
     context: pl.DataFrame | None = None
     pairs: pl.DataFrame | None = None
+    grades: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -118,6 +120,7 @@ class Rows:
             self.times[chosen],
             context,
             pairs,
+            None if self.grades is None else self.grades[chosen],
         )
 
     def places(self, chosen: Ints | NDArray[np.bool_]) -> Ints:
@@ -182,6 +185,8 @@ class Dataset:
         for part, rows in self.parts.items():
             for name in ("users", "ends", "items", "labels", "times"):
                 _write_array(directory / f"{part}.{name}.npy", getattr(rows, name))
+            if rows.grades is not None:
+                _write_array(directory / f"{part}.grades.npy", rows.grades)
             if rows.context is not None:
                 rows.context.write_parquet(directory / f"{part}.context.parquet")
             if rows.pairs is not None:
@@ -216,15 +221,16 @@ class Dataset:
             schema = parse(Schema, summary["schema"], str(manifest))
             items = pl.read_parquet(directory / "items.parquet")
             records = schema.history_of == "records"
+            protocol = parse(Protocol, summary["protocol"], str(manifest))
             return cls(
                 name=summary["name"],
                 schema=schema,
-                protocol=parse(Protocol, summary["protocol"], str(manifest)),
+                protocol=protocol,
                 users=pl.read_parquet(directory / "users.parquet"),
                 items=items,
                 behaviours=pl.read_parquet(directory / "behaviours.parquet") if records else items,
                 timelines=Timelines(*(_array(directory, f"timelines.{n}") for n in ("offsets", "entries", "times"))),
-                parts={part: _read_rows(directory, part, schema) for part in PARTS},
+                parts={part: _read_rows(directory, part, schema, protocol) for part in PARTS},
                 facts=summary["facts"],
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
@@ -242,10 +248,11 @@ def _array(directory: Path, name: str) -> Any:
     return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
-def _read_rows(directory: Path, part: str, schema: Schema) -> Rows:
+def _read_rows(directory: Path, part: str, schema: Schema, protocol: Protocol) -> Rows:
     context = pl.read_parquet(directory / f"{part}.context.parquet") if schema.context else None
     pairs = pl.read_parquet(directory / f"{part}.pairs.parquet") if schema.given_pairs else None
     users, ends, items, labels, times = (
         _array(directory, f"{part}.{name}") for name in ("users", "ends", "items", "labels", "times")
     )
-    return Rows(users, ends, items, labels, times, context, pairs)
+    grades = _array(directory, f"{part}.grades") if protocol.labels == "stages" else None
+    return Rows(users, ends, items, labels, times, context, pairs, grades)

@@ -68,15 +68,17 @@ def _order(users: Rowids, times: Ints) -> Ints:
 
 def _needed(raw: RawLog, protocol: Protocol) -> list[str]:
     """The columns of the events that the protocol reads, besides user, item, time and context."""
-    needed = {"sampled": [], "rating": ["rating"], "given": ["label"]}[protocol.labels]
+    of_stages = "stage" if "stage" in raw.events.columns else "label"  # a click is a stage, too
+    needed = {"sampled": [], "rating": ["rating"], "given": ["label"], "stages": [of_stages]}[protocol.labels]
     if protocol.drop_ratings and "rating" not in needed:
         needed.append("rating")
     for name in needed:
         if name not in raw.events.columns:
+            wanted = "stage or label" if protocol.labels == "stages" and name == "label" else name
             raise DataError(
-                f"{raw.name}: protocol {protocol.name!r} needs a {name} column in the events; this source has none"
+                f"{raw.name}: protocol {protocol.name!r} needs a {wanted} column in the events; this source has none"
             )
-    if raw.schema.given_pairs and protocol.labels == "sampled":
+    if raw.schema.given_pairs and protocol.labels in ("sampled", "stages"):
         raise DataError(
             f"{raw.name}: pair field {raw.schema.given_pairs[0].name!r} has values for the events only and sampled "
             "negatives have none; use labels=given or labels=rating, or a pair field with match"

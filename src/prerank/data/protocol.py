@@ -28,16 +28,18 @@ class Protocol(Strict):
         description="requests kept. has_history: those with at least one earlier behaviour; has_click: those of "
         "users with at least one positive anywhere (IntTower's cleaning of Taobao; it looks at test labels)",
     )
-    labels: Literal["sampled", "rating", "given"] = Field(
+    labels: Literal["sampled", "rating", "given", "stages"] = Field(
         default="sampled",
         description="sampled: every event is a positive and gets unseen negatives; rating: at least "
-        "positive_rating; given: the source's label column",
+        "positive_rating; given: the source's label column; stages: events of the highest stage are positives, and "
+        "get events of their request from the lower stages and unseen negatives",
     )
     positive_rating: float = 4.0
     targets: Literal["every", "last"] = Field(
         default="every", description="sampled labels: which of a user's events become rows"
     )
     negatives: int = Field(default=1, ge=1, description="sampled negatives per positive")
+    per_stage: int = Field(default=2, ge=1, description="stages: candidates from each lower stage per positive")
     negatives_from: Literal["catalogue", "events"] = Field(
         default="catalogue",
         description="catalogue: uniform over items that the user never touched (DIN); events: as frequent as in "
@@ -65,14 +67,21 @@ class Protocol(Strict):
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
         read_by = {
-            "targets": "sampled",
-            "negatives": "sampled",
-            "negatives_from": "sampled",
-            "positive_rating": "rating",
+            "targets": ["sampled"],
+            "negatives": ["sampled", "stages"],
+            "negatives_from": ["sampled", "stages"],
+            "per_stage": ["stages"],
+            "positive_rating": ["rating"],
         }
         for key, labels in read_by.items():
-            if self.labels != labels and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is read with labels={labels} only, not with labels={self.labels}")
+            if self.labels not in labels and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is read with labels={' or '.join(labels)} only, not with labels={self.labels}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_request_does_not_see_itself(self) -> Self:
+        if self.labels == "stages" and self.ties != "strict":
+            raise ValueError("labels=stages needs ties=strict: what came of a request must not be in its history")
         return self
 
 

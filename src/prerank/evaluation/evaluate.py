@@ -15,7 +15,7 @@ from torch import Tensor
 from prerank.batch import Batch
 from prerank.data.loader import EncodedDataset, Loader
 from prerank.data.log import Dataset
-from prerank.evaluation.metrics import Floats, Ids, Labels, auc, calibration, gauc, log_loss, perplexity
+from prerank.evaluation.metrics import Floats, Ids, Labels, auc, calibration, gauc, graded_ndcg, log_loss, perplexity
 from prerank.models.base import Choice, PreRankingModel
 
 BATCH_ROWS = 4096
@@ -71,6 +71,8 @@ def evaluate(
     labels = np.asarray(rows.labels).ravel()
     logits = np.concatenate(scores["served"])
     metrics = {**summarise(users, labels, logits), **diagnostics.summary()}
+    if rows.grades is not None:
+        metrics["stage_ndcg"] = _defined(graded_ndcg(rows.grades, logits.reshape(rows.grades.shape)))
     if "relaxed" in scores:
         relaxed = np.concatenate(scores["relaxed"])
         metrics["relaxed_auc"] = _defined(auc(labels, relaxed))

@@ -54,6 +54,21 @@ def relative_improvement(value: float, base: float) -> float:
     return ((value - 0.5) / (base - 0.5) - 1) * 100
 
 
+def graded_ndcg(grades: NDArray[np.uint8], scores: Floats) -> float:
+    """The mean NDCG of (R, C) candidates in the order of their scores, gain 2^grade - 1, discount 1 / log2(place + 1).
+
+    Requests whose grades are all 0 are left out; NaN where all are. Of equal scores the later candidate comes first, so
+    that a constant scorer does not profit from positives that are stored first.
+    """
+    gains = np.exp2(grades.astype(np.float64)) - 1
+    discounts = 1 / np.log2(np.arange(2, grades.shape[1] + 2))
+    places = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
+    best = np.sort(gains, axis=1)[:, ::-1] @ discounts
+    reached = np.take_along_axis(gains, places, axis=1) @ discounts
+    some = best > 0
+    return float(np.mean(reached[some] / best[some])) if some.any() else float("nan")
+
+
 def perplexity(counts: NDArray[np.int64]) -> float:
     """exp of the entropy of a histogram: how many values are in effective use."""
     shares = counts[counts > 0] / max(1, counts.sum())

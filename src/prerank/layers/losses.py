@@ -92,6 +92,28 @@ def generation(generated: Tensor, partner: Tensor, chosen: Tensor) -> Tensor:
     return ((1 - cosines) * chosen).sum() / chosen.sum().clamp(min=1)
 
 
+def stage_order(logits: Tensor, grades: Tensor) -> Tensor:
+    """1 - NDCG of a request's candidates by grade, with differentiable ranks (ApproxNDCG, Qin et al. 2010).
+
+    Candidate i has rank 1 + sum over j != i of sigmoid(s_j - s_i), and with grade g it gains 2^g - 1. Relaxed
+    permutation matrices (NeuralSort, SoftSort) in place of ranks reach the right order of five free logits in a third
+    of the starts, this form in nearly all. Requests whose grades are all the same are left out.
+
+    Args:
+        logits: (B, C).
+        grades: (B, C), from 0.
+    """
+    scores = logits.float()
+    ahead = torch.sigmoid(scores.unsqueeze(1) - scores.unsqueeze(2))  # [b, i, j]: j before i
+    ranks = ahead.sum(dim=2) + 0.5  # a candidate is half ahead of itself
+    gains = torch.exp2(grades) - 1
+    discounts = 1 / torch.log2(torch.arange(2, grades.shape[1] + 2, device=grades.device, dtype=gains.dtype))
+    reached = (gains / torch.log2(ranks + 1)).sum(dim=1)
+    best = gains.sort(dim=1, descending=True).values @ discounts
+    mixed = grades.amax(dim=1) > grades.amin(dim=1)
+    return ((1 - reached / best.clamp(min=1e-9)) * mixed).sum() / mixed.sum().clamp(min=1)
+
+
 def listwise(logits: Tensor, labels: Tensor) -> Tensor:
     """Softmax cross-entropy over a request's candidates: positives above negatives (ListNet's top-one form).
 

@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from prerank.batch import Batch, Features, History
+from prerank.errors import ConfigError
 from prerank.layers.cross_attention import GatedCrossAttention
 from prerank.layers.dense import Dense
-from prerank.layers.losses import listwise
+from prerank.layers.losses import listwise, stage_order
 from prerank.layers.pooling import mean_pool
 from prerank.layers.similarity import Form, as_joined, late_interaction
 from prerank.layers.tower import Tower
@@ -32,6 +33,7 @@ class RankTowerConfig(ModelConfig):
     head_width: int = Field(default=64, ge=1)
     scorer: Form = Field(default="max_cosine", description="late interaction of the attended heads")
     listwise: float = Field(default=0.0, ge=0, description="weight of the listwise loss over a request's candidates")
+    stages: float = Field(default=0.0, ge=0, description="weight of the loss over the order of their stages")
 
 
 class RankTower(PreRankingModel):
@@ -67,10 +69,18 @@ class RankTower(PreRankingModel):
         return logit
 
     def relaxed(self, batch: Batch, epochs: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The served path, with the listwise loss where it has a weight."""
+        """The served path, with the losses of the hybrid objective that have a weight.
+
+        Raises:
+            ConfigError: the order of stages has a weight, and the data has no stages.
+        """
         logits, losses = super().relaxed(batch, epochs)
         if self.config.listwise > 0:
             losses["listwise"] = self.config.listwise * listwise(logits, batch.labels)
+        if self.config.stages > 0:
+            if batch.grades is None:
+                raise ConfigError("model.stages: the data set has none; build it with --set labels=stages")
+            losses["stages"] = self.config.stages * stage_order(logits, batch.grades)
         return logits, losses
 
 

@@ -54,6 +54,9 @@ def _labels(protocol: Protocol) -> str:
         "catalogue": "drawn uniformly from the items that the user never touches, before or after",
         "events": "drawn from the events, so in proportion to popularity; only the positive itself is excluded",
     }[protocol.negatives_from]
+    if protocol.labels == "stages":
+        of_stages = f"{protocol.per_stage} of the same request from each lower stage"
+        return f"Every event of the highest stage is a positive and gets {of_stages}, and {drawn}, {source}."
     return f"{which} is a positive and gets {drawn}, {source}."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -168,6 +168,12 @@ class Table:
         return Column(
             name, raw, value, "a whole number of seconds, or a time such as 2024-05-06 07:08:09", required=True
         )
+
+    def whole(self, name: str) -> Column:
+        """Whole numbers, none of them missing."""
+        number = self.number(name, required=True)
+        value = pl.when(number.value == number.value.round()).then(number.value.cast(pl.Int64, strict=False))
+        return replace(number, value=value, expected="a whole number")
 
     def flag(self, name: str) -> Column:
         """0 or 1, or false and true, as booleans."""

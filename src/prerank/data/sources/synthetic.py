@@ -101,7 +101,7 @@ def write_tables(log: RawLog, directory: Path, form: Literal["parquet", "csv", "
             flat = table.with_columns(selectors.list().list.eval(pl.element().cast(pl.String)).list.join("|"))
             text = flat.write_csv().encode()
             (directory / files[name]).write_bytes(gzip.compress(text) if form == "csv.gz" else text)
-    roles = ("user", "item", "time", "rating", "label", "behaviour")
+    roles = ("user", "item", "time", "rating", "label", "stage", "behaviour")
     config = {
         "name": log.name,
         "schema": log.schema.model_dump(mode="json", exclude_defaults=True),

@@ -30,6 +30,7 @@ class EventColumns(Strict):
     time: str
     label: str | None = None
     rating: str | None = None
+    stage: str | None = None
     behaviour: str | None = None
 
 
@@ -118,6 +119,8 @@ def _events(table: Table, names: EventColumns, schema: Schema, users: pl.Series,
         columns["rating"] = table.number(names.rating, required=True)
     if names.label:
         columns["label"] = table.flag(names.label)
+    if names.stage:
+        columns["stage"] = table.whole(names.stage)
     if names.behaviour:
         columns["behaviour"] = table.flag(names.behaviour)
     columns |= {field.name: _feature(table, field) for field in (*schema.context, *schema.given_pairs)}
