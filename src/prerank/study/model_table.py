@@ -138,8 +138,9 @@ class _Products:
     """Counts multiplications within a ``with`` block."""
 
     def __init__(self) -> None:
-        elementwise = dict.fromkeys((torch.ops.aten.mul, torch.ops.aten.mul_), _elementwise)
-        self.counter = FlopCounterMode(display=False, custom_mapping=elementwise)
+        formulas: dict[Any, Any] = dict.fromkeys((torch.ops.aten.mul, torch.ops.aten.mul_), _elementwise)
+        formulas[torch.ops.mkldnn._linear_pointwise] = _linear  # of layers.dense
+        self.counter = FlopCounterMode(display=False, custom_mapping=formulas)
         self.total = 0
 
     def __enter__(self) -> _Products:
@@ -154,6 +155,11 @@ class _Products:
 def _elementwise(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
     """As many products as results, counted as two operations like those of a matrix product."""
     return 2 * math.prod(out_shape)
+
+
+def _linear(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """Of (n, inputs) and (outputs, inputs)."""
+    return 2 * x.numel() * weight[0]
 
 
 def _batch(inputs: Inputs) -> Batch:
