@@ -9,6 +9,7 @@ import typer
 from prerank import __version__
 from prerank.cli import console
 from prerank.cli.bench import bench
+from prerank.cli.cascade import cascade
 from prerank.cli.data import data
 from prerank.cli.demo import demo
 from prerank.cli.generations import generations, rollback
@@ -31,7 +32,23 @@ app.add_typer(data, name="data")
 app.add_typer(items, name="items")
 app.add_typer(redis, name="redis")
 app.add_typer(bench, name="bench")
-for command in (demo, fit, evaluate, compare, select, study, tune, publish, rank, serve, verify, generations, rollback):
+commands = (
+    demo,
+    fit,
+    evaluate,
+    compare,
+    cascade,
+    select,
+    study,
+    tune,
+    publish,
+    rank,
+    serve,
+    verify,
+    generations,
+    rollback,
+)
+for command in commands:
     app.command()(command)
 
 

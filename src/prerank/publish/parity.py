@@ -17,7 +17,7 @@ from prerank.errors import ArtefactError
 from prerank.publish.bundle import Bundle
 from prerank.publish.generation import Generation
 from prerank.publish.precision import Precision
-from prerank.schema import Field
+from prerank.publish.raw_requests import raw_requests
 
 REQUESTS, CANDIDATES = 100, 10  # 1,000 pairs
 DRAWN = 20 * REQUESTS  # test rows among which requests are looked for whose past items are all in the catalogue
@@ -93,35 +93,21 @@ def _evaluated(bundle: Bundle, dataset: Dataset, rows: Rows) -> NDArray[np.float
 
 def _served(generation: Generation, dataset: Dataset, rows: Rows) -> NDArray[np.float64]:
     """(requests, candidates) logits by serving's way: one request of raw values after the other."""
-    schema, history = dataset.schema, generation.bundle.encoder.history
-    entries, lengths = dataset.timelines.windows(rows.users, rows.ends, history)
-    past = _raw_behaviours(dataset, entries)
-    stops = np.cumsum(lengths)
-    candidates = dataset.items[schema.item_id][rows.items.ravel()].to_list()
+    requests = raw_requests(dataset, rows, generation.bundle.encoder.history)
+    candidates = dataset.items[dataset.schema.item_id][rows.items.ravel()].to_list()
     positions, _ = generation.store.lookup(candidates)
     logits = [
         generation.logits(
-            _raw(dataset.users, schema.user, int(user)),
-            {} if rows.context is None else _raw(rows.context, schema.context, request),
-            past[stops[request] - lengths[request] : stops[request]],
-            positions[request * CANDIDATES : (request + 1) * CANDIDATES],
-            {} if rows.pairs is None else _columns(rows.pairs[request * CANDIDATES : (request + 1) * CANDIDATES]),
+            request.user,
+            request.context,
+            request.past,
+            positions[number * CANDIDATES : (number + 1) * CANDIDATES],
+            {} if rows.pairs is None else _columns(rows.pairs[number * CANDIDATES : (number + 1) * CANDIDATES]),
         )[0]
-        for request, user in enumerate(rows.users)
+        for number, request in enumerate(requests)
     ]
     return np.stack(logits)
 
 
-def _raw(table: pl.DataFrame, fields: Sequence[Field], row: int) -> Mapping[str, Any]:
-    return table.select(field.name for field in fields).row(row, named=True)
-
-
 def _columns(table: pl.DataFrame) -> Mapping[str, Sequence[Any]]:
     return {name: table[name].to_list() for name in table.columns}
-
-
-def _raw_behaviours(dataset: Dataset, entries: NDArray[np.int64]) -> list[Any]:
-    """Past behaviours as a caller gives them: item ids, or records of the history fields."""
-    if dataset.schema.history_of == "items":
-        return dataset.items[dataset.schema.item_id][entries].to_list()
-    return dataset.behaviours.select(dataset.schema.history)[entries].to_dicts()

@@ -1,0 +1,95 @@
+"""A simulated cascade as two tables and as a figure of quality against time and storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prerank.errors import PrerankError
+from prerank.study.figures import PALETTE, require
+
+Result = Mapping[str, Any]
+
+
+def markdown(result: Result) -> str:
+    """What is kept of the judge's choice and what that costs; then whose next event is shown, by cut-off."""
+    top, least = _middle(result["top"]), result["top"][0]
+    cuts, judge = [str(cut) for cut in result["cut"]], result["judge"]
+    recalls = " | ".join(f"top {top} in {cut}" for cut in cuts)
+    lines = [
+        f"| pre-ranker | test AUC | {recalls} | NDCG@{least} | p50 ms | bytes an item |",
+        "|---" * (len(cuts) + 5) + "|",
+    ]
+    for name, row in result["cascade"].items():
+        kept = " | ".join(_share(row["recall"][str(top)][cut]) for cut in cuts)
+        auc, costs = "-", "| - | - |"
+        if "time" in row:
+            auc, costs = f"{row['test_auc']:.4f}", f"| {row['time']['p50_ms']:.2f} | {row['bytes_per_item']:,.0f} |"
+        lines.append(f"| {_title(name, judge)} | {auc} | {kept} | {_share(row['ndcg'][str(least)])} {costs}")
+    through = " | ".join(f"in {cut}" for cut in cuts)
+    hits = " | ".join(f"shown, of {cut}" for cut in cuts)
+    lines += ["", f"| pre-ranker | {through} | {hits} |", "|---" * (2 * len(cuts) + 1) + "|"]
+    for name, row in result["cascade"].items():
+        through = " | ".join(_share(row["let_through"][cut]) for cut in cuts)
+        rates, lost = row["hit_rate"][str(top)], row["hit_rate_lost"][str(top)]
+        hits = " | ".join(
+            f"{rates[cut]['mean']:.3f} ({-lost[cut]['mean']:+.3f} ± {lost[cut]['se']:.3f})" for cut in cuts
+        )
+        lines.append(f"| {_title(name, judge)} | {through} | {hits} |")
+    ranking = ", ".join(f"{times['p50_ms']:.1f} ms for {cut}" for cut, times in result["ranking"].items())
+    lines += ["", f"p50 of {judge} as the ranker: {ranking} candidates."]
+    return "\n".join(lines) + "\n"
+
+
+def draw(result: Result, file: Path) -> None:
+    """Quality against time: a disc for each model, as large as what it stores of an item.
+
+    Raises:
+        PrerankError: Matplotlib is not installed, or the file is of an unknown kind or cannot be written.
+    """
+    top, cut = str(_middle(result["top"])), str(_middle(result["cut"]))
+    rows = {name: row for name, row in result["cascade"].items() if "time" in row and name != result["judge"]}
+    figure = require("matplotlib.figure").Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    points = {name: (row["time"]["p50_ms"], row["recall"][top][cut]["mean"]) for name, row in rows.items()}
+    front = pareto(points)
+    axes.plot(*zip(*(points[name] for name in front), strict=True), color="#707070", linewidth=1, linestyle="--")
+    for number, (name, row) in enumerate(rows.items()):
+        (time, quality), error = points[name], row["recall"][top][cut]["se"]
+        colour = PALETTE[number % len(PALETTE)]
+        axes.errorbar(time, quality, yerr=error, color=colour, linewidth=1, capsize=2)
+        axes.scatter(time, quality, s=row["bytes_per_item"] / 2, color=colour, alpha=0.75, linewidths=0)
+        text = f"{name}, {row['bytes_per_item']:,.0f} B"
+        axes.annotate(text, (time, quality), (8, 8), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel=f"p50 of an answer for {result['candidates']:,} candidates, ms, one thread")
+    axes.set_ylabel(f"share of {result['judge']}'s top {top} among the best {cut}")
+    axes.margins(x=0.2, y=0.15)
+    axes.set_title("area: bytes of an item's row; dashed: no model is both faster and better", fontsize=9)
+    axes.grid(visible=True, which="major", linewidth=0.4)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file)
+    except (OSError, ValueError) as error:
+        raise PrerankError(f"--figure {file}: {error}") from None
+
+
+def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Of (time, quality) points those that no other is at least as fast and better than, fastest first."""
+    front: list[str] = []
+    for name in sorted(points, key=lambda each: (points[each][0], -points[each][1])):
+        if not front or points[name][1] > points[front[-1]][1]:
+            front.append(name)
+    return front
+
+
+def _middle(values: list[int]) -> int:
+    return values[len(values) // 2]
+
+
+def _share(value: Mapping[str, float]) -> str:
+    return f"{value['mean']:.3f} ± {value['se']:.3f}"
+
+
+def _title(name: str, judge: str) -> str:
+    return f"{name} (the ranker itself)" if name == judge else name
