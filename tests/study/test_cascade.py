@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from prerank.serving.preranker import PreRanker
 from prerank.study import cascade as study
 from prerank.study.cascade import UNRANKED, Wanted, cascade
 from prerank.study.cascade_report import draw, markdown, pareto
+from prerank.study.compare import compare_runs
 from prerank.study.experiment import BUNDLE, run_experiment
 from prerank.study.recalled import ask, at_random, popular, recalled
 from prerank.training.config import RunConfig, TrainingConfig
@@ -190,6 +192,17 @@ def test_mistakes(runs: dict[str, Path], prerank: Prerank, options: list[str], e
     code, _, err = prerank("cascade", runs["poor"], "--judge", runs["fit"], *flat)
     assert code == 2
     assert expected in err and err.count("\n") == 1
+
+
+def test_runs_of_an_earlier_version_are_of_the_same_data(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Which did not write what it had no option for."""
+    earlier = tmp_path / "earlier"
+    shutil.copytree(runs["poor"], earlier)
+    report = json.loads((earlier / "report.json").read_text("utf-8"))
+    del report["dataset"]["protocol"]["per_stage"]
+    (earlier / "report.json").write_text(json.dumps(report), "utf-8")
+    rows = compare_runs([runs["poor"], earlier])["runs"]
+    assert rows["earlier"]["test"] == rows["poor"]["test"]
 
 
 def test_runs_of_other_data_or_of_one_name_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:

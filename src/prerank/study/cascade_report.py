@@ -33,9 +33,7 @@ def markdown(result: Result) -> str:
     for name, row in result["cascade"].items():
         through = " | ".join(_share(row["let_through"][cut]) for cut in cuts)
         rates, lost = row["hit_rate"][str(top)], row["hit_rate_lost"][str(top)]
-        hits = " | ".join(
-            f"{rates[cut]['mean']:.3f} ({-lost[cut]['mean']:+.3f} ± {lost[cut]['se']:.3f})" for cut in cuts
-        )
+        hits = " | ".join(f"{rates[cut]['mean']:.3f}" + _lost(lost[cut] if name != judge else None) for cut in cuts)
         lines.append(f"| {_title(name, judge)} | {through} | {hits} |")
     ranking = ", ".join(f"{times['p50_ms']:.1f} ms for {cut}" for cut, times in result["ranking"].items())
     lines += ["", f"p50 of {judge} as the ranker: {ranking} candidates."]
@@ -89,6 +87,10 @@ def _middle(values: list[int]) -> int:
 
 def _share(value: Mapping[str, float]) -> str:
     return f"{value['mean']:.3f} ± {value['se']:.3f}"
+
+
+def _lost(value: Mapping[str, float] | None) -> str:
+    return "" if value is None else f" ({-value['mean']:+.3f} ± {value['se']:.3f})"
 
 
 def _title(name: str, judge: str) -> str:

@@ -17,6 +17,7 @@ from prerank import __version__
 from prerank.data.encoder import Encoder
 from prerank.data.loader import EncodedDataset
 from prerank.data.log import Dataset
+from prerank.data.protocol import Protocol
 from prerank.errors import DataError
 from prerank.evaluation.evaluate import Evaluation, evaluate, popularity
 from prerank.models.registry import reads_pairs
@@ -92,6 +93,9 @@ def evaluate_run(run: Path, part: str) -> Evaluation:
 def finished(run: Path) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration and report of a finished run.
 
+    What an earlier version did not write of the protocol, because there was no choice, is filled in, so that its runs
+    compare with those of this one.
+
     Raises:
         DataError: it is not a run directory, or its training has not ended.
     """
@@ -100,7 +104,9 @@ def finished(run: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise DataError(f"{run}: {state} (no {REPORT}); train with: prerank fit CONFIG --out {run}")
     try:
         report: dict[str, Any] = json.loads((run / REPORT).read_text(encoding="utf-8"))
-    except ValueError:
+        described = report["dataset"]
+        described["protocol"] = Protocol(**described["protocol"]).model_dump(mode="json")
+    except (ValueError, KeyError, TypeError):
         raise DataError(f"{run / REPORT}: damaged; train again with --restart") from None
     return read_run(run / CONFIG), report
 
