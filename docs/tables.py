@@ -17,6 +17,7 @@ from prerank.bench.latency_report import markdown as latency_table
 from prerank.bench.serving_report import markdown as serving_table
 from prerank.bench.store import HEADINGS
 from prerank.bench.store import table as store_table
+from prerank.study.cascade_report import markdown as cascade_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
 from prerank.study.papers.table import table as study_table
@@ -37,10 +38,12 @@ def filled(text: str) -> str:
 
 
 def result_table(file: Path) -> str:
-    """The table of a committed result: of a study, models, latencies, a large catalogue, stores, or the service."""
+    """The table of a committed result: a study, models, a cascade, latencies, a large catalogue, stores, service."""
     result = json.loads(file.read_text(encoding="utf-8"))
     if "study" in result:
         return study_table(result)
+    if "cascade" in result:
+        return cascade_table(result)
     if "stores" in result:
         rows = [HEADINGS, ["---"] * len(HEADINGS), *store_table(result)]
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
