@@ -20,7 +20,7 @@ from prerank.bench.store import table as store_table
 from prerank.study.cascade_report import markdown as cascade_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
-from prerank.study.papers.table import table as study_table
+from prerank.study.papers.report import markdown as study_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

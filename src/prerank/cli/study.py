@@ -13,10 +13,11 @@ from prerank.errors import ConfigError, DataError
 from prerank.study.figures import require
 from prerank.study.papers.cells import Plan, parse_seeds
 from prerank.study.papers.definition import StudyData, find_data, find_study, study_names
+from prerank.study.papers.efficiency import Effort, measure
 from prerank.study.papers.figure import draw
 from prerank.study.papers.outcome import gather
+from prerank.study.papers.report import markdown
 from prerank.study.papers.runner import run_cells
-from prerank.study.papers.table import table
 from prerank.study.tuning import tune as search
 from prerank.study.tuning import write_best
 from prerank.training.config import read_run
@@ -26,7 +27,9 @@ def study(
     name: Annotated[str, typer.Argument(help=", ".join(study_names()))],
     dataset: Annotated[str | None, typer.Option("--dataset", help="ml-1m, amazon-sports, …; decides protocol")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="the built data set; data/DATASET if not given")] = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="5 is 1 to 5; 1,3 and 4-6 name them")] = "5",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="5 (if not given) is 1 to 5; 1,3 and 4-6 name them")
+    ] = None,
     only: Annotated[str | None, typer.Option("--only", help="rows to train, separated by commas")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="processes of one thread each")] = 1,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="bound of each training")] = None,
@@ -56,13 +59,18 @@ def study(
         raise ConfigError(f"--only {wrong}: no row of {name}; rows: {', '.join(declared.rows)}")
     require("scipy")  # missed now rather than after the training
     plan = Plan(declared, known, directory, out or Path("runs") / label, tuple(changes or ()), epochs, tuned)
-    failed = {}
-    cells = plan.cells(rows, parse_seeds(seeds))
-    if not collect:
-        with console.StudyDisplay() as display:
-            failed = run_cells(cells, jobs, display)
-    result = gather(plan)
-    console.out.print(table(result), markup=False)
+    failed, cells = {}, plan.cells(rows, parse_seeds(seeds or "5"))
+    if declared.measured:
+        if seeds or collect or jobs > 1:
+            raise ConfigError(f"{name}: measures costs and has no runs; --seeds, --jobs and --collect do not apply")
+        with console.StepsDisplay() as steps:
+            result = measure(plan, rows, Effort(), steps.progress)
+    else:
+        if not collect:
+            with console.StudyDisplay() as display:
+                failed = run_cells(cells, jobs, display)
+        result = gather(plan)
+    console.out.print(markdown(result), markup=False)
     console.write_json(json_file, result)
     if figure is not None:
         draw(result, figure)

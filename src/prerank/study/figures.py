@@ -94,21 +94,25 @@ def line_chart(lines: Sequence[Line], label: str) -> str:
 
 def map_chart(placed: ItemMap, label: str) -> str:
     """Items as dots in the colour of their query, hard queries as stars; the most used ones have their number."""
+    with require("matplotlib").rc_context(_STYLE):
+        figure = require("matplotlib.figure").Figure(figsize=(6.8, 5.4), layout="constrained")
+        draw_map(figure.subplots(), placed)
+        return _svg(figure, label)
+
+
+def draw_map(axes: Any, placed: ItemMap) -> None:
+    """The same on Matplotlib axes."""
     counts = np.bincount(placed.index, minlength=placed.meta_queries)[placed.used]
     centres = np.stack([np.median(placed.items[placed.index == query], axis=0) for query in placed.used])
     colours = np.array(PALETTE)[_spread_colours(centres, counts, len(PALETTE))]
-    with require("matplotlib").rc_context(_STYLE):
-        figure = require("matplotlib.figure").Figure(figsize=(6.8, 5.4), layout="constrained")
-        axes = figure.subplots()
-        axes.set_axis_off()
-        axes.set_aspect("equal", adjustable="datalim")
-        dots = colours[np.searchsorted(placed.used, placed.index)]
-        axes.scatter(*placed.items.T, c=dots, s=10, alpha=0.85, linewidths=0)
-        axes.scatter(*placed.queries.T, c=colours, s=105, marker="*", edgecolors=INK, linewidths=0.9)
-        for place in _apart(placed.queries, np.argsort(-counts, kind="stable"))[:LABELLED]:
-            text = str(placed.used[place])
-            axes.annotate(text, placed.queries[place], (0, 8), textcoords="offset points", ha="center", weight="bold")
-        return _svg(figure, label)
+    axes.set_axis_off()
+    axes.set_aspect("equal", adjustable="datalim")
+    dots = colours[np.searchsorted(placed.used, placed.index)]
+    axes.scatter(*placed.items.T, c=dots, s=10, alpha=0.85, linewidths=0)
+    axes.scatter(*placed.queries.T, c=colours, s=105, marker="*", edgecolors=INK, linewidths=0.9)
+    for place in _apart(placed.queries, np.argsort(-counts, kind="stable"))[:LABELLED]:
+        text = str(placed.used[place])
+        axes.annotate(text, placed.queries[place], (0, 8), textcoords="offset points", ha="center", weight="bold")
 
 
 def _spread_colours(centres: NDArray[np.float32], counts: NDArray[np.int64], colours: int) -> NDArray[np.int64]:

@@ -72,7 +72,7 @@ def embed_items(model: PreRankingModel, items: Features) -> ItemMap | None:
     used = index.unique()
     queries = model.queries.hard(used)
     unit = F.normalize(torch.cat([embedded, queries]), dim=-1).cpu()
-    places = _project(unit)
+    places = project(unit)
     return ItemMap(
         items=places[: items.rows],
         index=index.cpu().numpy(),
@@ -87,7 +87,7 @@ def embed_items(model: PreRankingModel, items: Features) -> ItemMap | None:
     )
 
 
-def _project(unit: Tensor) -> NDArray[np.float32]:
+def project(unit: Tensor) -> NDArray[np.float32]:
     """(R, 2) t-SNE of (R, D) unit vectors by cosine distance, seeded."""
     perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
     tsne = require("sklearn.manifold").TSNE(

@@ -45,11 +45,27 @@ class Comparison(Strict):
     against: tuple[str, ...]
 
 
-class FigureForm(Strict):
-    """dots: a line of dots a row, one each seed; lines: over ``x``; curves: validation over epochs."""
+class Measured(Strict):
+    """A study of costs, whose rows are not trained to the end.
 
-    kind: Literal["dots", "lines", "curves"]
-    metrics: tuple[str, ...]
+    Attributes:
+        training: whether an epoch is timed.
+        candidates: of the requests that are timed.
+    """
+
+    training: bool = True
+    candidates: tuple[int, ...] = (2000,)
+
+
+class FigureForm(Strict):
+    """dots: a line of dots a row, one each seed; lines: over ``x``; curves: validation over epochs.
+
+    Of costs: bars: a bar a row; candidates: latency over the number of candidates. Of the first seed's
+    representations: item_map, items and meta queries in a plane; user_map, users with their held-out items.
+    """
+
+    kind: Literal["dots", "lines", "curves", "bars", "candidates", "item_map", "user_map"]
+    metrics: tuple[str, ...] = ()
     x: str | None = None
 
 
@@ -60,6 +76,7 @@ class Study(Strict):
         paper: whose it is; decides which column of its tables a data set answers to.
         published: the table of ``published.yaml`` with the paper's values.
         base: the row that RelaImpr and differences count from.
+        measured: what a study of costs measures; None where the rows are trained and scored.
         rows: by name; the same name means the same configuration in every study, so that its runs are shared.
     """
 
@@ -71,6 +88,7 @@ class Study(Strict):
     rows: Mapping[str, Row]
     tests: tuple[Comparison, ...] = ()
     figure: FigureForm
+    measured: Measured | None = None
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ import numpy as np
 
 from prerank.errors import PrerankError
 from prerank.study.figures import INK, MUTED, PALETTE, require
+from prerank.study.papers.efficiency_report import MARKERS, draw_bars, draw_candidates, draw_over
+from prerank.study.papers.maps import draw_item_map, draw_user_map
 from prerank.study.papers.table import NAMES
 
-MARKERS = "osD^v<>ph"
 CURVE_NAMES = {"auc": "validation AUC", "logloss": "validation logloss", "query_similarity": "query similarity QS"}
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "prerank",
-    "text.parse_math": False,
     "font.size": 9,
     "axes.edgecolor": MUTED,
     "axes.spines.top": False,
@@ -35,27 +35,44 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     Raises:
         PrerankError: Matplotlib is not installed, or the file is of an unknown kind or cannot be written.
     """
-    form = result["figure"]
+    form, mapped = result["figure"], bool(result.get("maps"))
+    panels = list(result["maps"]) if mapped else form["metrics"]
+    by_row = form["kind"] in ("dots", "bars")
+    height = 0.9 + 0.27 * len(result["rows"]) if by_row else 4.6 if mapped else 3.4
     with require("matplotlib").rc_context(STYLE):
-        panels = len(form["metrics"])
-        height = 0.9 + 0.27 * len(result["rows"]) if form["kind"] == "dots" else 3.4
-        figure = require("matplotlib.figure").Figure(figsize=(0.6 + 4.4 * panels, height), layout="constrained")
-        every = figure.subplots(1, panels, squeeze=False, sharey=form["kind"] == "dots")[0]
-        for axes, metric in zip(every, form["metrics"], strict=True):
-            {"dots": _dots, "lines": _lines, "curves": _curves}[form["kind"]](axes, result, metric)
-            axes.grid(visible=True, linewidth=0.6)
+        size = (0.6 + 4.4 * len(panels), height)
+        figure = require("matplotlib.figure").Figure(figsize=size, layout="constrained")
+        every = figure.subplots(1, len(panels), squeeze=False, sharey=by_row)[0]
+        for axes, panel in zip(every, panels, strict=True):
+            _drawer(result)(axes, result, panel)
+            if not mapped:
+                axes.grid(visible=True, linewidth=0.6)
         figure.suptitle(f"{result['title']}, {result['data']}", fontsize=10)
         handles = {
             label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         if handles:
-            columns = min(len(handles), 2 * panels)
+            columns = min(len(handles), 2 * len(panels))
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
         except (OSError, ValueError) as error:
             raise PrerankError(f"--figure {file}: {error}") from None
+
+
+def _drawer(result: Mapping[str, Any]) -> Callable[[Any, Mapping[str, Any], str], None]:
+    costs = "measured" in result
+    drawers = {
+        "dots": _dots,
+        "lines": draw_over if costs else _lines,
+        "curves": _curves,
+        "bars": draw_bars,
+        "candidates": draw_candidates,
+        "item_map": draw_item_map,
+        "user_map": draw_user_map,
+    }
+    return drawers[result["figure"]["kind"]]
 
 
 def _dots(axes: Any, result: Mapping[str, Any], metric: str) -> None:

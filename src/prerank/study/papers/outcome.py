@@ -16,6 +16,7 @@ from prerank.evaluation.significance import standard_error, welch
 from prerank.study.experiment import SCORES, describe_dataset, finished
 from prerank.study.papers.cells import Cell, Plan
 from prerank.study.papers.definition import Comparison, find_published
+from prerank.study.papers.maps import maps
 
 METRICS = ("auc", "gauc", "logloss", "calibration")
 LOWER_IS_BETTER = ("logloss",)
@@ -56,8 +57,9 @@ def gather(plan: Plan) -> dict[str, Any]:
         "figure": plan.study.figure.model_dump(mode="json"),
         "rows": rows,
         "popularity": popularity(dataset, "test").metrics,
+        "maps": maps(plan.study.figure.kind, {row: runs[0].run for row, runs in cells.items()}, dataset),
         "tests": [test for comparison in plan.study.tests for test in _tests(comparison, rows, cells, dataset)],
-        "paper": _paper(plan),
+        "paper": paper(plan),
         "commands": commands(plan, cells),
         "environment": {**environment(), **ran_on},
     }
@@ -68,7 +70,8 @@ def commands(plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> list[str]:
     name = plan.data.name if plan.data else "DATA"
     seeds = sorted({cell.seed for runs in cells.values() for cell in runs})
     words = ["prerank", "study", plan.study.name, *(["--dataset", name] if plan.data else ["--data", name])]
-    words += ["--seeds", str(len(seeds)) if seeds == list(range(1, len(seeds) + 1)) else ",".join(map(str, seeds))]
+    counted = seeds == list(range(1, len(seeds) + 1))
+    words += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds))] if seeds else []
     words += ["--only", ",".join(cells)] if len(cells) < len(plan.study.rows) else []
     words += ["--epochs", str(plan.epochs)] if plan.epochs else []
     words += [word for change in plan.changes for word in ("--set", change)]
@@ -145,7 +148,7 @@ def _over_users(own: Sequence[Cell], other: Sequence[Cell], dataset: Dataset) ->
     )
 
 
-def _paper(plan: Plan) -> dict[str, Any] | None:
+def paper(plan: Plan) -> dict[str, Any] | None:
     """The paper's values for the rows that it has, where the data set answers to one of its columns."""
     column = plan.data.column.get(plan.study.paper) if plan.data else None
     if plan.data is None or column is None or plan.study.published is None:

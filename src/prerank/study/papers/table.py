@@ -17,12 +17,12 @@ def table(result: Mapping[str, Any]) -> str:
         heads += [f"paper ({paper['column']})"] if paper else []
         heads += ["difference"] if same else []
     heads += ["RelaImpr", "GAUC", "best epoch"]
-    lines = [_line(heads), "|---" * len(heads) + "|"]
+    lines = [line(heads), "|---" * len(heads) + "|"]
     popular = result["popularity"]
     cells = ["popularity", ""]
     for metric in ("auc", "logloss"):
         cells += [f"{popular[metric]:.4f}", *([""] if paper else []), *([""] if same else [])]
-    lines.append(_line([*cells, "", _number(popular["gauc"]), ""]))
+    lines.append(line([*cells, "", _number(popular["gauc"]), ""]))
     for name, row in result["rows"].items():
         cells = [row["title"], str(len(row["seeds"]))]
         for metric in ("auc", "logloss"):
@@ -33,7 +33,7 @@ def table(result: Mapping[str, Any]) -> str:
         epochs = [seed["best_epoch"] for seed in row["seeds"].values()]
         kept = str(epochs[0]) if len({*epochs}) == 1 else f"{min(epochs)} to {max(epochs)}"
         gain = "" if name == result["base"] or row["relaimpr"] is None else f"{row['relaimpr']:+.2f} %"
-        lines.append(_line([*cells, gain, spread(row, "gauc"), kept]))
+        lines.append(line([*cells, gain, spread(row, "gauc"), kept]))
     return "\n".join([*lines, "", *tests(result), *footer(result)]) + "\n"
 
 
@@ -50,24 +50,27 @@ def tests(result: Mapping[str, Any]) -> list[str]:
         missing = f" (without {', '.join(test['missing'])})" if test["missing"] else ""
         cells = [result["rows"][test["row"]]["title"], f"{best}{missing}", NAMES[test["metric"]]]
         error = f"{test['users_se']:.4f}" if "users_se" in test else ""
-        lines.append(_line([*cells, f"{test['difference']:+.4f}", p_value(test["p"]), error]))
+        lines.append(line([*cells, f"{test['difference']:+.4f}", p_value(test["p"]), error]))
     return [*lines, ""]
 
 
 def footer(result: Mapping[str, Any]) -> list[str]:
     """On what it was measured, with which budget, and how to do it again."""
-    place, rows = result["environment"], result["rows"].values()
+    rows = result["rows"].values()
     budgets = {(row["training"]["max_epochs"], row["training"]["patience"]) for row in rows}
     bounds = ", ".join(f"at most {epochs} epochs, patience {patience}" for epochs, patience in sorted(budgets))
     facts = result["dataset"]["facts"]["parts"]
-    said = [
-        f"{facts['train']['rows']:,} training and {facts['test']['rows']:,} test rows; {bounds}; "
-        f"{place['processor'] or place['machine']}, {place['threads']} thread a run, PyTorch {place['torch']}."
-    ]
-    if result["paper"]:
-        differs = result["paper"]["differs"]
-        said.append(f"Paper: {result['paper']['source']}{f'; {differs}' if differs else ''}.")
-    return [" ".join(said), "", *(f"    {command}" for command in result["commands"])]
+    said = f"{facts['train']['rows']:,} training and {facts['test']['rows']:,} test rows; {bounds}; one thread a run"
+    return footer_lines(result, said)
+
+
+def footer_lines(result: Mapping[str, Any], said: str) -> list[str]:
+    """What was said, then the machine, the paper and the commands."""
+    place, theirs = result["environment"], result["paper"]
+    text = f"{said}; {place['processor'] or place['machine']}, PyTorch {place['torch']}."
+    if theirs:
+        text += f" Paper: {theirs['source']}{'; ' if theirs['differs'] else ''}{theirs['differs'] or ''}."
+    return [text, "", *(f"    {command}" for command in result["commands"])]
 
 
 def spread(row: Mapping[str, Any], metric: str) -> str:
@@ -89,5 +92,6 @@ def _number(value: float | None, absent: str = "-") -> str:
     return absent if value is None else f"{value:.4f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
