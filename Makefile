@@ -82,38 +82,3 @@ docs: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) $(VENV)-oracles $(VENV)-clients $(VENV)-kserve $(VENV)-recipes build dist
-
-# The runs behind results/ml-1m*.json and results/amazon-sports.json; ML1M and SPORTS name the folders with the raw
-# files. An interrupted run goes on, a finished one is kept. EPOCHS bounds each training; it ends earlier by itself.
-ML1M ?= data/raw/ml-1m
-SPORTS ?= data/raw/amazon-sports
-EPOCHS ?= 20
-.PHONY: study
-study: $(VENV)/.demo
-	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m --preset fit
-	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m-din --preset din
-	$(BIN)/prerank data build ml-1m --from $(ML1M) --to data/ml-1m-din-shuffled --preset din --set ties=shuffled
-	$(BIN)/prerank data build amazon-sports --from $(SPORTS) --to data/amazon-sports
-	for data in ml-1m ml-1m-din ml-1m-din-shuffled amazon-sports; do \
-		configs=configs/$${data%-din*}; \
-		for model in two_tower fit; do \
-			test -f runs/$$data/$$model/report.json || \
-			$(BIN)/prerank fit $$configs/$$model.yaml --set data=data/$$data --set training.max_epochs=$(EPOCHS) \
-				--out runs/$$data/$$model || exit; \
-		done; \
-		$(BIN)/prerank compare runs/$$data/two_tower runs/$$data/fit --json results/$$data.json || exit; \
-	done
-
-# Every configuration of configs/$(SET), one seed each: results/$(SET)-models.json. DATA names the data set, built as
-# above; CHANGES may bound the training: make models SET=ml-1m CHANGES='--set training.max_epochs=5'
-SET ?= ml-100k
-DATA ?= data/$(SET)
-CHANGES ?=
-.PHONY: models
-models: $(VENV)/.demo
-	for config in configs/$(SET)/*.yaml; do \
-		run=runs/$(SET)/$$(basename $$config .yaml); \
-		test -f $$run/report.json || \
-		$(BIN)/prerank fit $$config --set data=$(DATA) $(CHANGES) --out $$run || exit; \
-	done
-	$(BIN)/prerank compare runs/$(SET)/two_tower $$(ls -d runs/$(SET)/*/ | grep -v /two_tower/) --json results/$(SET)-models.json

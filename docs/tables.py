@@ -1,7 +1,8 @@
 """Write the tables of README.md and docs/: results from the JSON in results/, models from the registry.
 
-A page says where with ``<!-- table: results/FILE.json -->``, ``<!-- table: models -->`` or ``<!-- table: fit -->``,
-up to ``<!-- end -->``.
+A page says where with ``<!-- table: results/FILE.json -->``, ``<!-- table: models -->``, ``<!-- table: fit -->`` or
+``<!-- table: studies -->``, up to ``<!-- end -->``. The last is every study of results/ with its figure, which is drawn
+to docs/studies.
 
 Example: python docs/tables.py
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from prerank.bench.latency_report import large_table
 from prerank.bench.latency_report import markdown as latency_table
@@ -20,9 +22,12 @@ from prerank.bench.store import table as store_table
 from prerank.study.cascade_report import markdown as cascade_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
+from prerank.study.papers.definition import known_data, study_names
+from prerank.study.papers.figure import draw
 from prerank.study.papers.report import markdown as study_table
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "studies"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PLACE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -31,7 +36,7 @@ def filled(text: str) -> str:
     """The text with every table made anew from what its marker names."""
 
     def table(match: re.Match[str]) -> str:
-        made = {"models": model_table, "fit": ablation_table}.get(match[2])
+        made = {"models": model_table, "fit": ablation_table, "studies": studies}.get(match[2])
         return f"{match[1]}{made() if made else result_table(ROOT / match[2])}{match[3]}"
 
     return PLACE.sub(table, text)
@@ -54,6 +59,31 @@ def result_table(file: Path) -> str:
     return f"{latency_table(result)}\n" if "floor_ms" in result else markdown_table(result)
 
 
+def study_results() -> dict[Path, dict[str, Any]]:
+    """The figure and the content of every study in results/, in the order of the papers, then of the data sets."""
+    every = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "results").glob("*.json"))]
+    found = [result for result in every if "study" in result]
+    names, data = study_names(), known_data()
+    found.sort(key=lambda result: (names.index(result["study"]), data.index(result["data"])))
+    return {FIGURES / figure_name(result): result for result in found}
+
+
+def figure_name(result: dict[str, Any]) -> str:
+    """Maps have thousands of dots, which are smaller as pixels."""
+    return f"{result['study']}-{result['data']}.{'png' if result.get('maps') else 'svg'}"
+
+
+def studies() -> str:
+    """A section for every study: what it is, its figure, its table."""
+    sections = []
+    for figure, result in study_results().items():
+        name = f"{result['title']}, {result['data']}"
+        sections.append(f"### {name}\n\n![{name}](studies/{figure.name})\n\n{study_table(result)}")
+    return "\n".join(sections)
+
+
 if __name__ == "__main__":
+    for figure, result in study_results().items():
+        draw(result, figure)
     for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -149,17 +149,24 @@ def _over_users(own: Sequence[Cell], other: Sequence[Cell], dataset: Dataset) ->
 
 
 def paper(plan: Plan) -> dict[str, Any] | None:
-    """The paper's values for the rows that it has, where the data set answers to one of its columns."""
-    column = plan.data.column.get(plan.study.paper) if plan.data else None
-    if plan.data is None or column is None or plan.study.published is None:
+    """The paper's values for the rows that it has, where the data set answers to one of its columns.
+
+    Costs that the paper gives for one data set only stand beside those on any.
+    """
+    if plan.data is None or plan.study.published is None:
         return None
     published = find_published(plan.study.published)
+    column, differs = plan.data.column.get(plan.study.paper), plan.data.differs
+    if plan.study.measured and len(published.values) == 1 and column not in published.values:
+        (column,) = published.values
+        differs = f"measured on {column}"
     if column not in published.values:
         return None
+    assert column is not None
     printed = published.values[column]
     named = {name: row.published for name, row in plan.study.rows.items() if row.published}
     rows = {name: dict(printed[theirs]) for name, theirs in named.items() if theirs in printed}
-    return {"source": published.source, "column": column, "differs": plan.data.differs, "rows": rows}
+    return {"source": published.source, "column": column, "differs": differs, "rows": rows}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
