@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from prerank.batch import Batch
@@ -72,10 +73,32 @@ def test_every_user_layer_counts_unless_the_last_alone_is_asked_for(encoded: Enc
     every, last = made(encoded), made(encoded, user_layers="last")
     assert [head.in_features for head in every.user_heads] == [16, 12, 8]
     assert [head.in_features for head in last.user_heads] == [8]
+    assert [head.in_features for head in made(encoded, user_layers=2).user_heads] == [12]
     assert sides(last, batch)[0].shape == (len(batch.labels), 15)
     before = every(batch)
     nn.init.zeros_(every.get_parameter("user_heads.0.weight"))
     assert not torch.allclose(every(batch), before)
+
+
+def test_a_layer_alone_scores_as_its_part_of_the_sum(encoded: EncodedDataset, batch: Batch) -> None:
+    """With the same weights the three models of one layer add up to the model of all."""
+    every = made(encoded)
+    total = torch.zeros_like(every(batch))
+    for number in (1, 2, 3):
+        alone = made(encoded, user_layers=number)
+        weights = {key: value for key, value in every.state_dict().items() if not key.startswith("user_heads.")}
+        heads = {
+            f"user_heads.0.{kind}": every.get_parameter(f"user_heads.{number - 1}.{kind}")
+            for kind in ("weight", "bias")
+        }
+        alone.load_state_dict({**weights, **heads})
+        total = total + alone(batch)
+    torch.testing.assert_close(total, every(batch))
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValidationError, match="there is no layer 4"):
+        IntTowerConfig(user_layers=4)
 
 
 def test_one_layer_and_one_head_is_a_plain_inner_product(encoded: EncodedDataset, batch: Batch) -> None:

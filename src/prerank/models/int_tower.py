@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from prerank.batch import Batch, Features, History, Ragged
@@ -28,13 +28,23 @@ class IntTowerConfig(ModelConfig):
     name: Literal["int_tower"] = "int_tower"
     tower: Widths = (300, 300, 128)
     se: Literal["light", "senet", "none"] = Field(default="light", description="weights of the fields")
-    user_layers: Literal["all", "last"] = Field(default="all", description="user layers that meet the item's heads")
+    user_layers: Literal["all", "last"] | PositiveInt = Field(
+        default="all", description="user layers that meet the item's heads; a number is that layer alone"
+    )
     scorer: Form | Literal["concat"] = Field(default="sum_max", description="of each layer; concat is the FC variant")
     heads: int = Field(default=16, ge=1, description="H of both sides")
     head_width: int = Field(default=64, ge=1)
     cir: float = Field(default=0.1, ge=0, description="weight of the contrastive loss")
     temperature: float = Field(default=0.1, gt=0, description="of the contrastive loss")
     official_compat: bool = Field(default=False, description="as the official code: residual Light-SE, h^0 to h^(L-1)")
+
+    @model_validator(mode="after")
+    def _layer_exists(self) -> Self:
+        if isinstance(self.user_layers, int) and self.user_layers > len(self.tower):
+            raise ValueError(
+                f"user_layers: the tower has {len(self.tower)} layers, there is no layer {self.user_layers}"
+            )
+        return self
 
 
 class IntTower(PreRankingModel):
@@ -54,8 +64,8 @@ class IntTower(PreRankingModel):
         self.user_tower = Tower(user_inputs, config.tower[:-1] if compat else config.tower)
         self.item_tower = Tower(self.item_width, config.tower)
         widths = (user_inputs, *config.tower[:-1]) if compat else config.tower
-        self.first = len(widths) - 1 if config.user_layers == "last" else 0
-        self.user_heads = nn.ModuleList(Dense(width, self.width) for width in widths[self.first :])
+        self.layers = _chosen(config.user_layers, len(widths))
+        self.user_heads = nn.ModuleList(Dense(width, self.width) for width in widths[self.layers])
         self.item_heads = Dense(config.tower[-1], self.width)
         self.scorers = nn.ModuleList(_scorer(config) for _ in self.user_heads)
 
@@ -64,7 +74,7 @@ class IntTower(PreRankingModel):
         x = self.user_se(torch.cat([self.user_fields(features), mean_pool(history)], dim=-1))
         layers = self.user_tower.every(x)
         layers = [x, *layers] if self.config.official_compat else layers
-        heads = [project(h) for project, h in zip(self.user_heads, layers[self.first :], strict=True)]
+        heads = [project(h) for project, h in zip(self.user_heads, layers[self.layers], strict=True)]
         return torch.cat([self._joined(of_layer) for of_layer in heads], dim=-1)
 
     def item(self, features: Features) -> Tensor:
@@ -91,6 +101,13 @@ class IntTower(PreRankingModel):
 
     def _joined(self, heads: Tensor) -> Tensor:
         return heads if self.config.scorer == "concat" else as_joined(self.config.scorer, heads)
+
+
+def _chosen(layers: Literal["all", "last"] | int, of: int) -> slice:
+    if layers == "all":
+        return slice(None)
+    number = of if layers == "last" else layers
+    return slice(number - 1, number)
 
 
 def _field_weights(fields: int, config: IntTowerConfig) -> nn.Module:
