@@ -61,10 +61,7 @@ def test_every_setting_is_told_with_its_default() -> None:
     assert list(told) == list(known)
     for name, (default, what) in known.items():
         shown, explained = told[name]
-        words = {"threads": "one a core, shared by the workers"}
-        if default is None:
-            words.setdefault(name, "none")
-        assert (shown == words[name]) if name in words else (yaml.safe_load(shown) == default), name
+        assert (shown == "none") if default is None else (yaml.safe_load(shown) == default), name
         assert explained == what, name
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("service")
 
 ITEMS = [f"item-{number:04}" for number in range(600)]
 PASSED = 1e-6  # milliseconds: over when the request has been read
-GONE = 1000
+GONE = 5000  # after three fifths of them memory is what so many decoded bodies need at a time
 SLOWLY = ("threads=1", "queue=8", "deadline_ms=60000")
 
 
@@ -96,7 +96,7 @@ def test_clients_that_go_away_leave_nothing_behind(many: Running) -> None:
     for number in range(GONE):
         with socket.create_connection(("127.0.0.1", many.port)) as connection:
             connection.sendall(head.encode() + body[: len(body) if number % 3 else 1000])
-        if number + 1 in (GONE // 4, GONE):
+        if number + 1 in (3 * GONE // 5, GONE):
             _settled(many)
             memory.append(many.of_processes("resident_memory_bytes") / 2**20)
     assert many.rank({"candidates": ITEMS}).status == 200

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from tests.service.conftest import JSON, Running, Serve
 
 from prerank.service.http.accept import listening_at
@@ -241,11 +242,35 @@ def test_a_full_queue_refuses_before_a_body_arrives(master: Path, path: str) -> 
             assert await status(reader) == 429
             writer.write(b" " * 19 + b"GET /healthz/live HTTP/1.1\r\nHost: here\r\n\r\n")
             assert await status(reader) == 200
+            writer.write(2 * (head.encode() + b" " * 20) + b"GET /healthz/live HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert [await status(reader) for _ in range(3)] == [429, 429, 200]
+            # What the head makes wrong is said even then, and nothing is refused that does not wait for the queue.
+            writer.write(head.replace("Host: here", f"Host: here\r\nX: {'x' * 20_000}").encode() + b" " * 20)
+            assert await status(reader) == 431
+            writer.write(head.replace("POST", "GET").encode() + b" " * 20)
+            assert await status(reader) == 405
+            writer.write(head.replace("1.1", "1.0").encode() + b" " * 20)
+            assert await status(reader) == 429 and await reader.read() == b""
             writer.close()
             server.signalled(signal.SIGINT)
             await ending
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    uvloop.run(asyncio.wait_for(run(), 60))
+    text = service.engine.metrics.text(service.engine.group).decode()
+    assert 'prerank_refused_total{reason="queue full"} 4.0' in text
+    name = {"/v1/rank": "rank", "/v1/rank:batch": "rank_batch"}.get(path, "infer")
+    assert f'prerank_requests_total{{endpoint="{name}",status="429"}} 4.0' in text
+
+
+def test_a_token_comes_before_room(master: Path) -> None:
+    """Who does not show it is not told how busy the service is."""
+    service = Service(master, ServiceConfig(port=0), b"right")
+    service.engine.desk.places = 0
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/rank", "http_version": "1.1"}
+    scope |= {"raw_path": b"/v1/rank", "query_string": b"", "headers": [(b"authorization", b"Bearer wrong")]}
+    assert service.application.at_once(scope) is None
+    refusal = service.application.at_once({**scope, "headers": [(b"authorization", b"Bearer right")]})
+    assert refusal is not None and refusal.status == 429
 
 
 async def status(reader: asyncio.StreamReader) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import selectors
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,13 @@ import httptools
 import numpy as np
 from numpy.typing import NDArray
 
+from prerank.bench.selector import PreciseSelector
 from prerank.errors import ConfigError
 
 Seconds = NDArray[np.float64]
 LOST = 0  # as a status: the connection ended before the answer
 PATIENCE = 30.0  # seconds after the last request was due until missing answers are given up
-MOST = 900  # connections: the system's call that waits to the microsecond knows no more than 1,024 files
+MOST = 900  # connections
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def quantiles(milliseconds: Seconds) -> dict[str, float]:
 def _run(url: str, requests: Sequence[bytes], connections: int, due: Seconds, seconds: float | None) -> Outcome:
     if not 1 <= connections <= MOST:
         raise ConfigError(f"connections: {connections} is not between 1 and {MOST}")
-    # Others round their waiting up to the millisecond, which would count as the service's latency.
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    loop = asyncio.SelectorEventLoop(PreciseSelector())
     gc.collect()
     gc.disable()
     try:

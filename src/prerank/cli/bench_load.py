@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from prerank.cli import console
+from prerank.cli.serve import NEEDED
 from prerank.errors import ConfigError
 
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
 SHARES = ("p50", "p90", "p99", "p99.9", "max")
-NEEDED = ("starlette", "uvicorn", "httptools", "msgspec", "prometheus_client")
 
 
 def load(

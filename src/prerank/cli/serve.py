@@ -12,6 +12,9 @@ from prerank.cli import console
 from prerank.config import override, parse, read_yaml
 from prerank.errors import ConfigError
 
+NEEDED = ("starlette", "uvicorn", "uvloop", "httptools", "msgspec", "prometheus_client")
+"""The packages of the extra."""
+
 
 def serve(
     directory: Annotated[Path, typer.Argument(help="a directory of published generations")],
@@ -24,9 +27,7 @@ def serve(
 
     Example: prerank serve published --port 8000 --set queue=128
     """
-    if any(
-        find_spec(module) is None for module in ("starlette", "uvicorn", "httptools", "msgspec", "prometheus_client")
-    ):
+    if any(find_spec(module) is None for module in NEEDED):
         raise ConfigError("prerank serve: needs more packages; install them with: pip install 'prerank[serve]'")
     from prerank.service.logs import log_to_stderr  # noqa: PLC0415  # of the packages of an extra
     from prerank.service.serve import serve as run  # noqa: PLC0415

@@ -75,16 +75,19 @@ class Desk:
             if client is not None:
                 client.tell = None
 
+    @property
+    def full(self) -> bool:
+        """Whether a request that comes now is refused, whatever it asks."""
+        return self._taken >= self.places
+
     def check_room(self) -> None:
         """Refuse what would find no room, before anything is done for it.
 
         Raises:
             RefusedError: every place is taken (429).
         """
-        with self._lock:
-            taken, wait = self._taken, self._wait(1)
-        if taken >= self.places:
-            raise self._full(wait)
+        if self.full:
+            raise self.no_room()
 
     def close(self) -> None:
         """Let the threads end; jobs that have not begun are dropped."""
@@ -99,7 +102,7 @@ class Desk:
                 self._taken += requests
                 self.metrics.jobs.set(self._taken)
         if full:
-            raise self._full(wait)
+            raise self.no_room(requests)
         if late:
             raise self._late(f"cannot be met, the wait alone is about {1000 * wait:.0f} ms")
 
@@ -127,11 +130,14 @@ class Desk:
                 share = MEMORY if self._seconds else 1.0
                 self._seconds += share * (took / requests - self._seconds)
 
-    def _full(self, wait: float) -> RefusedError:
-        self.metrics.refused.labels("queue full").inc()
-        return busy(HTTPStatus.TOO_MANY_REQUESTS, "the queue is full; come again, or send less at a time", wait)
+    def no_room(self, requests: int = 1) -> RefusedError:
+        """The refusal of so many requests, which is counted."""
+        self.metrics.refuse("queue full")
+        return busy(
+            HTTPStatus.TOO_MANY_REQUESTS, "the queue is full; come again, or send less at a time", self._wait(requests)
+        )
 
     def _late(self, what: str) -> RefusedError:
-        self.metrics.refused.labels("deadline").inc()
+        self.metrics.refuse("deadline")
         message = f"deadline_ms: {what}; allow more time, or send less"
         return TooLateError(HTTPStatus.SERVICE_UNAVAILABLE, message, later(self._seconds))

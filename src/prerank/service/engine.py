@@ -34,10 +34,10 @@ class Engine:
         self.tracing = OpenTelemetry() if config.tracing else Tracing()
         self.shared = None
         if config.redis is not None:
-            self.shared = SharedRows(config.redis, config.redis_timeout_ms / 1000, config.threads_each, self.metrics)
+            self.shared = SharedRows(config.redis, config.redis_timeout_ms / 1000, config.threads, self.metrics)
         self.live = Live(directory, config, self.metrics, fallback, self.shared)
         self.group: Group = Alone(self.live.state, self.live.look_now)
-        self.desk = Desk(config.threads_each, config.queue, self.metrics, self.tracing)
+        self.desk = Desk(config.threads, config.queue, self.metrics, self.tracing)
         self.sampler = Sampler(config, self.metrics)
 
     @property

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -82,14 +82,26 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        for reason in ("queue full", "deadline"):
-            self.refused.labels(reason)
+        self._responses: dict[tuple[str, str], tuple[Counter, Histogram]] = {}  # looked up once
+        self._refusals = {reason: self.refused.labels(reason) for reason in ("queue full", "deadline")}
         for result in ("written", "dropped"):
             self.sampled.labels(result)
         for result in ("whole", "incomplete", "failed", "not asked"):
             self.shared_fetches.labels(result)
         for result in ("loaded", "refused"):
             self.loads.labels(result)
+
+    def respond(self, endpoint: str, status: str, seconds: float) -> None:
+        """Count a response."""
+        if (place := (endpoint, status)) not in self._responses:
+            self._responses[place] = self.requests.labels(*place), self.latency.labels(endpoint)
+        count, latency = self._responses[place]
+        count.inc()
+        latency.observe(seconds)
+
+    def refuse(self, reason: Literal["queue full", "deadline"]) -> None:
+        """Count a request that there is no room or no time for."""
+        self._refusals[reason].inc()
 
     def text(self, group: Group) -> bytes:
         """The page: what all workers have counted, and how they are."""

@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
+import uvloop
+
 from prerank.service.admin import Administered, administered
 from prerank.service.group.members import Alone
 from prerank.service.group.supervisor import Supervisor
@@ -56,7 +58,7 @@ def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], Non
             return administered(directory, config, admin_token, admin, context, group)
 
         if config.workers == 1:
-            asyncio.run(_alone(Service(directory, config, token), listener, context, begun, with_admin))
+            uvloop.run(_alone(Service(directory, config, token), listener, context, begun, with_admin))
             return
         if config.grpc_port is not None:
             port = stack.enter_context(reserved(config.host, config.grpc_port, "host"))

@@ -55,7 +55,8 @@ class Server(Front):
             board: of the workers that share the listener.
             number: of this one.
         """
-        super().__init__(service.application, service.config, listener, context, board, number)
+        application = service.application
+        super().__init__(application, service.config, listener, context, board, number, application.at_once)
         self.service = service
         self.rpc = _rpc_server(service)
         self.live = service.engine.live

@@ -61,7 +61,7 @@ class ServiceConfig(Strict):
     )
     token_file: Annotated[Path | None, Field(description="holds the bearer token")] = None
     workers: Annotated[int, Field(ge=1, le=256, description="processes that answer")] = 1
-    threads: Annotated[int | None, Field(ge=1, description="of each worker that score, one request each")] = None
+    threads: Annotated[int, Field(ge=1, description="of each worker that score, one request each")] = 1
     queue: Annotated[int, Field(ge=0, description="requests that may wait for a thread, in each worker")] = 64
     deadline_ms: Annotated[Seconds, Field(description="of a request that names none")] = 1000
     longest_deadline_ms: Seconds = 60_000
@@ -83,11 +83,6 @@ class ServiceConfig(Strict):
     sample_file_bytes: Annotated[int, Field(ge=1, description="of one file of the sample")] = 64 << 20
     sample_files: Annotated[int, Field(ge=1, description="that are kept; the oldest go")] = 16
     limits: Limits = Limits()
-
-    @property
-    def threads_each(self) -> int:
-        """How many threads score in each worker: together one a core, unless told."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
 
     @model_validator(mode="after")
     def _sample_has_a_place(self) -> Self:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from prerank.errors import PrerankError
 from prerank.service.group.control import Channel, Hello, News, Report
@@ -109,7 +110,7 @@ def main() -> None:
     """Entry point."""
     listener, control, board = (int(descriptor) for descriptor in sys.argv[1:4])
     log_to_stderr()
-    sys.exit(asyncio.run(work(socket.socket(fileno=listener), socket.socket(fileno=control), board)))
+    sys.exit(uvloop.run(work(socket.socket(fileno=listener), socket.socket(fileno=control), board)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from prerank.errors import ConfigError
 from prerank.service.settings import address_of
 
 BACKLOG = 2048
-LEAVE = 0.02  # seconds that a connection is left to others; they may just be busy
+LEAVE = 0.004  # seconds that a connection is left to others; they may just be busy
 PAUSE = 0.5  # seconds without a new connection when there are no file handles left
 COUNT = struct.Struct("i")
 CLOSED = -1

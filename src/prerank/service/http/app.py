@@ -43,7 +43,8 @@ class Service:
             Route("/metrics", self.numbers),
             Route("/openapi.json", self.description),
         ]
-        self.application = Gate(Router(routes, redirect_slashes=False), self.engine, token)
+        ranking = {"/v1/rank": "rank", "/v1/rank:batch": "rank_batch", f"/v2/models/{config.name}/infer": "infer"}
+        self.application = Gate(Router(routes, redirect_slashes=False), self.engine, token, ranking)
 
     async def is_live(self, _: Request) -> Response:
         """The process answers."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from prerank.service.presence import Presence
-from prerank.service.refusal import NOT_HTTP, error_body
+from prerank.service.refusal import NOT_HTTP, RefusedError, error_body, later
 from prerank.service.settings import ServiceConfig
 
 FIRST = 0.5  # seconds that the first request of a connection may take while the service ends
@@ -20,11 +22,12 @@ FIRST = 0.5  # seconds that the first request of a connection may take while the
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds on the head of a request: its bytes, and the time that it takes.
 
-    A head that is complete is measured by the gate; here is what never completes. A subclass sets ``settings`` and
-    ``closed``, which is told of an end.
+    A head that is complete is measured by the gate; here is what never completes. A subclass sets ``settings``,
+    ``refused``, which says what is refused by its head alone, and ``closed``, which is told of an end.
     """
 
     settings: ServiceConfig
+    refused: Callable[[Scope], RefusedError | None]
     closed: Callable[[], None]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -35,7 +38,7 @@ class Connection(HttpToolsProtocol):
         self._presence = Presence()
         super().connection_made(transport)
         if len(self.connections) > self.settings.connections:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; come again", "Retry-After: 1\r\n")
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; come again", later(1))
         else:
             self._start_timer()
 
@@ -81,6 +84,16 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline:
             self.flow.resume_reading()  # a large body had stopped it
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer, unless the head is reason enough to refuse."""
+        scope: Any = cycle.scope
+        if (refusal := self.refused(scope)) is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        cycle.response_started = cycle.response_complete = True  # the body is not kept
+        self._say(refusal, last=not cycle.keep_alive)
+        self.on_response_complete()
+
     def send_400_response(self, msg: str) -> None:
         """Say that these bytes are not HTTP."""
         del msg
@@ -101,16 +114,36 @@ class Connection(HttpToolsProtocol):
             seconds = self.settings.limits.head_seconds
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"headers: did not arrive within {seconds:g} seconds")
 
-    def _refuse(self, status: HTTPStatus, message: str, headers: str = "") -> None:
-        body = error_body(message)
-        head = (
-            f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\n{headers}"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+    def _refuse(self, status: HTTPStatus, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self._say(RefusedError(status, message, headers), last=True)
+
+    def _say(self, refusal: RefusedError, last: bool) -> None:
+        """Send a whole response, after which the connection is closed if it is the last."""
+        dated = [(name.decode(), value.decode()) for name, value in self.server_state.default_headers]
+        own = {**refusal.headers, "connection": "close"} if last else refusal.headers
+        self.transport.write(_rendered(refusal.status, str(refusal), (*dated, *own.items())))
+        if last:
+            self.transport.close()
 
 
-def connection_class(config: ServiceConfig, closed: Callable[[], None]) -> type[Any]:
-    """The class of a service's connections, each of which tells when it has ended."""
-    return type("ServiceConnection", (Connection,), {"settings": config, "closed": staticmethod(closed)})
+def connection_class(
+    config: ServiceConfig, closed: Callable[[], None], refused: Callable[[Scope], RefusedError | None]
+) -> type[Any]:
+    """The class of a service's connections.
+
+    Args:
+        config: the operator's settings.
+        closed: told by each when it has ended.
+        refused: why a request is not answered, if its head is reason enough.
+    """
+    own = {"settings": config, "closed": staticmethod(closed), "refused": staticmethod(refused)}
+    return type("ServiceConnection", (Connection,), own)
+
+
+@lru_cache(64)
+def _rendered(status: HTTPStatus, message: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    """A whole response; under overload it is the same one again and again."""
+    body = error_body(message)
+    lines = [f"HTTP/1.1 {status} {status.phrase}", "content-type: application/json", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body

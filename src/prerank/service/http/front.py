@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from starlette.types import Scope
 
 from prerank.service.http.accept import Acceptor, Board
 from prerank.service.http.connection import connection_class
+from prerank.service.refusal import RefusedError
 from prerank.service.settings import ServiceConfig
 
 
@@ -27,6 +29,7 @@ class Front(uvicorn.Server):
         context: ssl.SSLContext | None = None,
         board: Board | None = None,
         number: int = 0,
+        refused: Callable[[Scope], RefusedError | None] = lambda _: None,
     ) -> None:
         """Serve nothing yet.
 
@@ -37,11 +40,12 @@ class Front(uvicorn.Server):
             context: for TLS.
             board: of the workers that share the listener.
             number: of this one.
+            refused: why a request is refused by its head alone, if it is.
         """
         super().__init__(
             uvicorn.Config(
                 application,
-                http=connection_class(config, self._closed),
+                http=connection_class(config, self._closed, refused),
                 ws="none",
                 loop="asyncio",
                 lifespan="off",

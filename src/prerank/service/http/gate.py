@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -73,8 +72,17 @@ def answer_to(error: Exception) -> ASGIApp:
 class Gate:
     """The outermost application: whatever happens inside, one response leaves, with the right status."""
 
-    def __init__(self, inner: ASGIApp, engine: Engine, token: bytes | None) -> None:
+    def __init__(self, inner: ASGIApp, engine: Engine, token: bytes | None, ranking: Mapping[str, str]) -> None:
+        """Let requests in.
+
+        Args:
+            inner: what answers them.
+            engine: behind it.
+            token: that they have to show; None if there is none.
+            ranking: the endpoints that rank, by their paths.
+        """
         self.inner = inner
+        self.ranking = ranking
         self.engine = engine
         self.token = token
 
@@ -84,8 +92,29 @@ class Gate:
         begun = scope["arrived"] = perf_counter()
         with self.engine.tracing.request("HTTP", scope["headers"]) as call:
             status = await self._pass(scope, receive, send)
-            name = self._note(scope, status, perf_counter() - begun)
+            name: str = getattr(scope.get("endpoint"), "__name__", "none")
+            self._note(scope, name, status, perf_counter() - begun)
             call.end(f"{scope['method']} {name}", status, self.engine.live.generation)
+
+    def at_once(self, scope: Scope) -> RefusedError | None:
+        """Why a ranking request whose head has arrived is refused whatever its body says, if it is.
+
+        Where more requests come than can be answered, most are refused, and what that costs is missing for answers: so
+        nothing is made for such a request, neither a task nor a route, and its body is not kept.
+        """
+        engine = self.engine
+        if not engine.desk.full or engine.config.tracing or engine.live.draining:
+            return None
+        name, begun = self.ranking.get(scope["path"]), perf_counter()
+        if name is None or scope["method"] != "POST":
+            return None
+        try:
+            self._check(scope)
+        except RefusedError:
+            return None  # which is said in the usual way
+        refusal = engine.desk.no_room()
+        self._note(scope, name, refusal.status, perf_counter() - begun)
+        return refusal
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answer a request: the status."""
@@ -101,9 +130,7 @@ class Gate:
             await send(message)
 
         try:
-            check_head(scope, self.engine.config.limits.head_bytes)
-            if scope["path"] not in OPEN:
-                check_token([value for name, value in scope["headers"] if name == b"authorization"], self.token)
+            self._check(scope)
             await self.inner(scope, receive, sending)
         except ClientDisconnect:
             status = 499  # as others note it; nobody reads this answer
@@ -114,13 +141,15 @@ class Gate:
             await answer_to(error)(scope, receive, sending)
         return status
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> str:
-        """Count and log a response: the name of its endpoint."""
-        endpoint: Any = scope.get("endpoint")
-        name = getattr(endpoint, "__name__", "none")
-        self.engine.metrics.requests.labels(name, str(status)).inc()
-        self.engine.metrics.latency.labels(name).observe(seconds)
+    def _check(self, scope: Scope) -> None:
+        """Refuse what the head alone makes wrong."""
+        check_head(scope, self.engine.config.limits.head_bytes)
+        if scope["path"] not in OPEN:
+            check_token([value for name, value in scope["headers"] if name == b"authorization"], self.token)
+
+    def _note(self, scope: Scope, name: str, status: int, seconds: float) -> None:
+        """Count and log a response of an endpoint."""
+        self.engine.metrics.respond(name, str(status), seconds)
         if self.engine.config.access_log:
             facts = {"method": scope["method"], "path": scope["path"], "status": status, "ms": round(1000 * seconds, 3)}
             log.info("request", extra={"facts": facts})
-        return name

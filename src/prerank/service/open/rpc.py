@@ -135,8 +135,7 @@ class RpcServer:
             raise bad_request("body: is not a message of the open protocol, or it is compressed") from None
 
     def _note(self, name: str, code: str, seconds: float) -> None:
-        self.engine.metrics.requests.labels(name, code).inc()
-        self.engine.metrics.latency.labels(name).observe(seconds)
+        self.engine.metrics.respond(name, code, seconds)
         if self.engine.config.access_log:
             path = f"/{SERVICE}/{name}"
             facts = {"method": "POST", "path": path, "status": code, "ms": round(1000 * seconds, 3)}
