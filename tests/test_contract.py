@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fit hard only": {**FIT, "query": "hard"},
     "fit uneven heads": {**FIT, "user_heads": 3, "item_heads": 2},
     "din": {**SMALL, "name": "din", "attention": (8, 4)},
+    "din positions": {**SMALL, "name": "din", "attention": (8, 4), "positions": True},
     "dien code": {**SMALL, "name": "dien", "augru": "code", "auxiliary_weight": 0.0},
     "fit dien": {**FIT, "interaction": "dien"},
     "fit dien code": {**FIT, "interaction": "dien", "augru": "code", "auxiliary_weight": 0.0, "scorer": "fc"},

@@ -46,9 +46,10 @@ def world(seed: int) -> Batch:
     [
         (FIT, {"positions": True}),
         ({**FIT, "meta_queries": 0}, {"positions": True}),
+        ({**SMALL, "name": "din", "attention": (8, 4)}, {"positions": True}),
         ({**SMALL, "name": "two_tower"}, {"history": "recency"}),
     ],
-    ids=["fit", "fit w/o MQM", "two_tower"],
+    ids=["fit", "fit w/o MQM", "din", "two_tower"],
 )
 def test_positions_learn_what_order_tells(blind: dict[str, Any], change: dict[str, Any]) -> None:
     """Who does not see the order cannot do better than count how often the candidate's group occurs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from prerank.batch import History
@@ -19,6 +20,7 @@ class DINConfig(ModelConfig):
     name: Literal["din"] = "din"
     tower: Widths = (200, 80)
     attention: Widths = (80, 40)
+    positions: bool = Field(default=False, description="a learned term for each place in the history; ours, as in FIT")
 
 
 class DIN(TargetAttention):
@@ -30,7 +32,8 @@ class DIN(TargetAttention):
 
     def __init__(self, inputs: Inputs, config: DINConfig) -> None:
         super().__init__(inputs, config)
-        self.unit = AttentionUnit(self.behaviour_width, config.attention)
+        positions = inputs.history_length if config.positions else 0
+        self.unit = AttentionUnit(self.behaviour_width, config.attention, positions)
         self.head = DiceHead(self.user_width + self.candidate_width + 2 * self.behaviour_width, config.tower)
 
     def meet(self, query: Tensor, interest: Tensor, history: History) -> list[Tensor]:
