@@ -29,6 +29,7 @@ COMMANDS = (
     ["fit"],
     ["evaluate"],
     ["compare"],
+    ["cascade"],
     ["publish"],
     ["rank"],
     ["demo"],

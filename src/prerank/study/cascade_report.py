@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prerank.errors import PrerankError
+from prerank.study.cascade import UNRANKED
 from prerank.study.figures import PALETTE, require
 
 Result = Mapping[str, Any]
@@ -60,8 +61,23 @@ def draw(result: Result, file: Path) -> None:
         axes.scatter(time, quality, s=row["bytes_per_item"] / 2, color=colour, alpha=0.75, linewidths=0)
         text = f"{name}, {row['bytes_per_item']:,.0f} B"
         axes.annotate(text, (time, quality), (8, 8), textcoords="offset points", fontsize=8)
+    unranked = result["cascade"][UNRANKED]["recall"][top][cut]["mean"]
+    axes.axhline(unranked, color="#707070", linewidth=0.8, linestyle=":")
+    axes.annotate(
+        UNRANKED,
+        (1, unranked),
+        (-4, 4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
     axes.set(xscale="log", xlabel=f"p50 of an answer for {result['candidates']:,} candidates, ms, one thread")
     axes.set_ylabel(f"share of {result['judge']}'s top {top} among the best {cut}")
+    ticker = require("matplotlib.ticker")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.margins(x=0.2, y=0.15)
     axes.set_title("area: bytes of an item's row; dashed: no model is both faster and better", fontsize=9)
     axes.grid(visible=True, which="major", linewidth=0.4)
