@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from prerank.data.sources.synthetic import checkerboard
 from prerank.errors import DataError
 from prerank.publish.bundle import load_bundle
 from prerank.publish.publish import publish_bundle
+from prerank.schema import PairField
 from prerank.serving.preranker import PreRanker
 from prerank.study import cascade as study
 from prerank.study.cascade import UNRANKED, Wanted, cascade
@@ -139,6 +141,12 @@ def test_users_are_asked_at_their_next_event_without_what_they_have_seen(world: 
         assert (np.diff(counts[items]) <= 0).all()
         assert (items[place] == target) if place >= 0 else target not in items
     assert len(test) == 120
+
+
+def test_values_that_nobody_knows_of_recalled_candidates_are_refused(world: Dataset) -> None:
+    given = world.schema.model_copy(update={"pair": (PairField(name="distance"),)})
+    with pytest.raises(DataError, match="pair fields distance are known for logged candidates only"):
+        ask(replace(world, schema=given), 10, 1)
 
 
 def test_a_run_can_recall(runs: dict[str, Path], tmp_path: Path) -> None:
