@@ -8,8 +8,9 @@ from typing import Any
 
 from prerank.errors import PrerankError
 from prerank.study.cascade import UNRANKED
-from prerank.study.figures import PALETTE, require
+from prerank.study.figures import require
 
+MARKERS = "osD^vpPh"
 Result = Mapping[str, Any]
 
 
@@ -42,25 +43,25 @@ def markdown(result: Result) -> str:
 
 
 def draw(result: Result, file: Path) -> None:
-    """Quality against time: a disc for each model, as large as what it stores of an item.
+    """Quality against time: a mark for each model, as large as what it stores of an item.
 
     Raises:
         PrerankError: Matplotlib is not installed, or the file is of an unknown kind or cannot be written.
     """
     top, cut = str(_middle(result["top"])), str(_middle(result["cut"]))
     rows = {name: row for name, row in result["cascade"].items() if "time" in row and name != result["judge"]}
-    figure = require("matplotlib.figure").Figure(figsize=(7.5, 4.6), layout="constrained")
+    figure = require("matplotlib.figure").Figure(figsize=(8.5, 4.6), layout="constrained")
     axes = figure.subplots()
     points = {name: (row["time"]["p50_ms"], row["recall"][top][cut]["mean"]) for name, row in rows.items()}
     front = pareto(points)
     axes.plot(*zip(*(points[name] for name in front), strict=True), color="#707070", linewidth=1, linestyle="--")
-    for number, (name, row) in enumerate(rows.items()):
-        (time, quality), error = points[name], row["recall"][top][cut]["se"]
-        colour = PALETTE[number % len(PALETTE)]
-        axes.errorbar(time, quality, yerr=error, color=colour, linewidth=1, capsize=2)
-        axes.scatter(time, quality, s=row["bytes_per_item"] / 2, color=colour, alpha=0.75, linewidths=0)
-        text = f"{name}, {row['bytes_per_item']:,.0f} B"
-        axes.annotate(text, (time, quality), (8, 8), textcoords="offset points", fontsize=8)
+    best_first = sorted(rows, key=lambda name: -points[name][1])  # the legend in the order of the discs
+    for number, name in enumerate(best_first):
+        (time, quality), stored = points[name], rows[name]["bytes_per_item"]
+        look = {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
+        error = rows[name]["recall"][top][cut]["se"]
+        axes.errorbar(time, quality, yerr=error, linewidth=1, capsize=2, markersize=0, **look)
+        axes.scatter(time, quality, s=stored / 3, alpha=0.8, linewidths=0, label=f"{name}, {stored:,.0f} bytes", **look)
     unranked = result["cascade"][UNRANKED]["recall"][top][cut]["mean"]
     axes.axhline(unranked, color="#707070", linewidth=0.8, linestyle=":")
     axes.annotate(
@@ -78,8 +79,9 @@ def draw(result: Result, file: Path) -> None:
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.margins(x=0.2, y=0.15)
-    axes.set_title("area: bytes of an item's row; dashed: no model is both faster and better", fontsize=9)
+    axes.margins(x=0.15, y=0.1)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="an item's row")
+    axes.set_title("area: bytes of an item's row; dashed: nothing is both faster and better", fontsize=9)
     axes.grid(visible=True, which="major", linewidth=0.4)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
