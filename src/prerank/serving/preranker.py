@@ -192,7 +192,8 @@ class PreRanker:
         )
 
     def _answers(self, every: Sequence[Checked]) -> list[Ranked]:
-        positions, known = self.generation.store.lookup([name for asked in every for name in asked.ids], "candidates")
+        names = [name for asked in every for name in listed("candidates", asked.ids)]
+        positions, known = self.generation.store.lookup(names, "candidates")
         stops = np.cumsum([len(asked.ids) for asked in every], dtype=np.int64)[:-1]
         places = zip(every, np.split(positions, stops), np.split(known, stops), strict=bool(every))
         found = [self._candidates(*each) for each in places]
@@ -214,7 +215,7 @@ class PreRanker:
         return replace(self.generation, store=store), degraded
 
     def _candidates(self, asked: Checked, positions: Ints, known: NDArray[np.bool_]) -> _Candidates:
-        missing = [asked.ids[place] for place in np.flatnonzero(~known)]
+        missing = asked.at(np.flatnonzero(~known))
         if missing and asked.request.unknown == "error":
             raise RequestError(f"candidates: {len(missing)} not in the catalogue, the first is {missing[0]!r}")
         kept = _first_of_each(positions, known)
@@ -233,12 +234,11 @@ class PreRanker:
         own = {"score": scores, "probability": _sigmoid(scores)}
         values = evaluate(request.ranking, {**{name: column[kept] for name, column in asked.columns.items()}, **own})
         for place in np.flatnonzero(~np.isfinite(values))[:1]:
-            raise RequestError(
-                f"ranking {request.ranking!r}: gives {values[place]} for candidate {asked.ids[kept[place]]!r}"
-            )
+            name = asked.at(kept[[place]])[0]
+            raise RequestError(f"ranking {request.ranking!r}: gives {values[place]} for candidate {name!r}")
         best = _best(values, len(values) if request.k is None else request.k)
         return Ranked(
-            ids=[asked.ids[place] for place in kept[best].tolist()],
+            ids=asked.at(kept[best]),
             values=values[best],
             scores=scores[best],
             unknown=found.missing,

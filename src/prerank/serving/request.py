@@ -55,7 +55,7 @@ class Request:
         """
         for name in ("user", "context", "columns", "pairs"):
             _check_mapping(name, getattr(self, name))
-        ids, past = listed("candidates", self.candidates), listed("history", self.history)
+        ids, past = _ids(self.candidates), listed("history", self.history)
         if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1):
             raise RequestError(f"k: expected a whole number of at least 1, got {self.k!r}")
         if self.unknown not in ("drop", "error"):
@@ -73,17 +73,23 @@ class Checked:
 
     Attributes:
         request: as it was given.
-        ids: K candidates.
+        ids: K candidates; a list, or an array of 64-bit integers.
         past: the history.
         columns: (K,) numbers by name.
         pairs: K values by name.
     """
 
     request: Request
-    ids: list[Any]
+    ids: list[Any] | NDArray[np.int64]
     past: list[Any]
     columns: dict[str, Column]
     pairs: dict[str, list[Any]]
+
+    def at(self, places: NDArray[np.int64]) -> list[Id]:
+        """The candidates at these places, as the caller wrote them."""
+        if isinstance(self.ids, np.ndarray):
+            return list(self.ids[places].tolist())
+        return [self.ids[place] for place in places.tolist()]
 
 
 def listed(place: str, values: Any) -> list[Any]:
@@ -97,6 +103,13 @@ def listed(place: str, values: Any) -> list[Any]:
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise RequestError(f"{place}: expected a list, got {type(values).__name__}")
     return list(values)
+
+
+def _ids(values: Any) -> list[Any] | NDArray[np.int64]:
+    """Candidates; an array of integers stays one, as a list of them would have to be made an array again."""
+    if isinstance(values, np.ndarray) and values.dtype == np.int64 and values.ndim == 1:
+        return values
+    return listed("candidates", values)
 
 
 def _check_mapping(place: str, values: Any) -> None:

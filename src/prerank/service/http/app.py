@@ -32,10 +32,11 @@ class Service:
         self.token = token
         self.engine = Engine(directory, config, fallback)
         bodies = Bodies(config)
+        native, open_inference = Native(self.engine, bodies), OpenInference(self.engine, bodies)
         self._description = msgspec.json.encode(openapi(config.name, token is not None))
         routes = [
-            *Native(self.engine, bodies).routes(),
-            *OpenInference(self.engine, bodies).routes(),
+            *native.routes(),
+            *open_inference.routes(),
             *Overview(self.engine, bodies).routes(),
             *page_routes(),
             Route("/healthz/live", self.is_live),
@@ -43,7 +44,7 @@ class Service:
             Route("/metrics", self.numbers),
             Route("/openapi.json", self.description),
         ]
-        ranking = {"/v1/rank": "rank", "/v1/rank:batch": "rank_batch", f"/v2/models/{config.name}/infer": "infer"}
+        ranking = {**native.ranking(), **open_inference.ranking()}
         self.application = Gate(Router(routes, redirect_slashes=False), self.engine, token, ranking)
 
     async def is_live(self, _: Request) -> Response:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from time import perf_counter
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prerank.errors import RequestError
@@ -19,6 +20,8 @@ from prerank.service.refusal import NOT_HTTP, RefusedError, error_response
 
 OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready", *FILES)
 """Where no token is asked for: probes have none, and a browser shows the page before one can be typed into it."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +75,14 @@ def answer_to(error: Exception) -> ASGIApp:
 class Gate:
     """The outermost application: whatever happens inside, one response leaves, with the right status."""
 
-    def __init__(self, inner: ASGIApp, engine: Engine, token: bytes | None, ranking: Mapping[str, str]) -> None:
+    def __init__(self, inner: ASGIApp, engine: Engine, token: bytes | None, ranking: Mapping[str, Endpoint]) -> None:
         """Let requests in.
 
         Args:
             inner: what answers them.
             engine: behind it.
             token: that they have to show; None if there is none.
-            ranking: the endpoints that rank, by their paths.
+            ranking: the endpoints that rank, by their paths; they are asked by POST, and not looked for.
         """
         self.inner = inner
         self.ranking = ranking
@@ -105,16 +108,20 @@ class Gate:
         engine = self.engine
         if not engine.desk.full or engine.config.tracing or engine.live.draining:
             return None
-        name, begun = self.ranking.get(scope["path"]), perf_counter()
-        if name is None or scope["method"] != "POST":
+        endpoint, begun = self._ranks(scope), perf_counter()
+        if endpoint is None:
             return None
         try:
             self._check(scope)
         except RefusedError:
             return None  # which is said in the usual way
         refusal = engine.desk.no_room()
-        self._note(scope, name, refusal.status, perf_counter() - begun)
+        self._note(scope, endpoint.__name__, refusal.status, perf_counter() - begun)
         return refusal
+
+    def _ranks(self, scope: Scope) -> Endpoint | None:
+        """What answers a ranking request; None for others, and for rare ways to ask."""
+        return self.ranking.get(scope["path"]) if scope["method"] == "POST" else None
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answer a request: the status."""
@@ -131,7 +138,12 @@ class Gate:
 
         try:
             self._check(scope)
-            await self.inner(scope, receive, sending)
+            endpoint = self._ranks(scope)
+            if endpoint is None:
+                await self.inner(scope, receive, sending)
+            else:
+                scope["endpoint"] = endpoint
+                await (await endpoint(Request(scope, receive)))(scope, receive, sending)
         except ClientDisconnect:
             status = 499  # as others note it; nobody reads this answer
         except Exception as error:

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from prerank.service.engine import Engine, soft_deadline
 from prerank.service.http.body import Bodies
+from prerank.service.http.gate import Endpoint
 from prerank.service.messages import (
     BatchAnswer,
     BatchRequest,
@@ -32,10 +33,11 @@ class Native:
 
     def routes(self) -> list[Route]:
         """Where they are."""
-        return [
-            Route("/v1/rank", self.rank, methods=["POST"]),
-            Route("/v1/rank:batch", self.rank_batch, methods=["POST"]),
-        ]
+        return [Route(path, endpoint, methods=["POST"]) for path, endpoint in self.ranking().items()]
+
+    def ranking(self) -> dict[str, Endpoint]:
+        """Those that rank."""
+        return {"/v1/rank": self.rank, "/v1/rank:batch": self.rank_batch}
 
     async def rank(self, request: Request) -> Response:
         """Order the candidates of one request."""

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from prerank import __version__
 from prerank.service.engine import Engine
 from prerank.service.http.body import Bodies
+from prerank.service.http.gate import Endpoint
 from prerank.service.messages import bad_request, decode
 from prerank.service.open.messages import (
     InferAnswer,
@@ -53,6 +54,10 @@ class OpenInference:
             *(Route(f"{place}/ready", self.model_ready) for place in (model, version)),
             *(Route(f"{place}/infer", self.infer, methods=["POST"]) for place in (model, version)),
         ]
+
+    def ranking(self) -> dict[str, Endpoint]:
+        """Those that rank, by the path that clients use who name no version."""
+        return {f"/v2/models/{self.engine.config.name}/infer": self.infer}
 
     async def server(self, _: Request) -> Response:
         """What this is."""
@@ -107,7 +112,8 @@ class OpenInference:
         return await engine.do(work, arrived, parameters.deadline_ms, client=request.scope.get("presence"))
 
     def _ranker(self, request: Request) -> PreRanker:
-        return self.engine.ranker(request.path_params["name"], request.path_params.get("version"))
+        given = request.path_params
+        return self.engine.ranker(given.get("name", self.engine.config.name), given.get("version"))
 
 
 def _parted(request: Request, body: bytes) -> tuple[bytes, memoryview]:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from prerank.publish.generation import Generation
 from prerank.schema import Field
@@ -89,7 +90,7 @@ def to_request(tensors: Mapping[str, Tensor], parameters: RankParameters, genera
     if "history" in tensors and values["history"]:
         raise bad_request("inputs.history: give ids, or the fields of records, not both")
     return Request(
-        candidates=tensors["candidates"].items(),
+        candidates=_candidates(tensors["candidates"]),
         user=values["user"],
         context=values["context"],
         history=tensors["history"].items() if "history" in tensors else _records(values["history"]),
@@ -174,6 +175,13 @@ def describe(generation: Generation) -> tuple[list[TensorMetadata], list[TensorM
 
 def _patterns() -> list[str]:
     return [f"{side}.NAME" for side in ("history", "user", "context", "columns", "pairs")]
+
+
+def _candidates(tensor: Tensor) -> Sequence[Any] | NDArray[Any]:
+    """Ids as what is looked up soonest."""
+    if isinstance(tensor.values, list) or tensor.datatype != "INT64":
+        return tensor.items()
+    return tensor.values.astype(np.int64)  # of this machine's order, in a place of its own
 
 
 def _check_ids(tensor: Tensor) -> None:
