@@ -130,6 +130,19 @@ def test_a_run_is_trained_by_one_process_at_a_time(built: Path, tmp_path: Path, 
     os.close(again)
 
 
+def test_a_terminated_study_ends_its_trainings(built: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prerank", *options(built, tmp_path / "runs"), "--epochs", "1000", "--seeds", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    cell = Plan(find_study("table1"), None, built, tmp_path / "runs").cell("two_tower", 1)
+    wait_for(cell.run / "checkpoint.json")
+    assert hold(cell.lock) is None
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    lock = hold(cell.lock)
+    assert lock is not None
+    os.close(lock)
+
+
 def test_a_failed_run_is_named_and_the_others_go_on(built: Path, tmp_path: Path, prerank: Prerank) -> None:
     mad = ("--set", "training.learning_rate=1e30", "--seeds", "1")
     code, _, err = prerank(*options(built, tmp_path / "runs"), *mad, "--only", "two_tower")

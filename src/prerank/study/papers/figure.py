@@ -40,7 +40,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     by_row = form["kind"] in ("dots", "bars")
     height = 0.9 + 0.27 * len(result["rows"]) if by_row else 4.6 if mapped else 3.4
     with require("matplotlib").rc_context(STYLE):
-        size = (0.6 + 4.4 * len(panels), height)
+        size = (max(6.0, 0.6 + 4.4 * len(panels)), height)
         figure = require("matplotlib.figure").Figure(figsize=size, layout="constrained")
         every = figure.subplots(1, len(panels), squeeze=False, sharey=by_row)[0]
         for axes, panel in zip(every, panels, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from types import FrameType
+from typing import IO, Any, NoReturn, Protocol
 
 import yaml
 
@@ -78,7 +80,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, watcher: Watcher) -> dict[str, C
     """Train the cells that have not finished, several at a time.
 
     A cell that another process is training is left to it: two commands share a study's work. Whoever trains holds
-    the cell's lock, also when the command that began it is killed.
+    the cell's lock, also when the command that began it is killed. SIGTERM and Ctrl-C end the trainings as well.
 
     Returns:
         Failed cells by the last line of what they said.
@@ -93,6 +95,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, watcher: Watcher) -> dict[str, C
             clock.add(cell)
     total, done = len(cells), len(cells) - len(waiting)
     children: list[_Child] = []
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         while waiting or children:
             while waiting and len(children) < jobs:
@@ -109,11 +112,18 @@ def run_cells(cells: Sequence[Cell], jobs: int, watcher: Watcher) -> dict[str, C
                 running = [(each.cell.row, time.monotonic() - each.begun) for each in children]
                 watcher.ended(child.cell, metrics, done, total, clock.left(waiting, running, jobs))
     finally:
+        signal.signal(signal.SIGTERM, before)
         for child in children:
             child.process.terminate()
             child.process.wait()
             _close(child)
     return failed
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that the trainings are ended, too."""
+    del frame
+    sys.exit(128 + number)
 
 
 def _begin(cell: Cell, watcher: Watcher) -> _Child | None:
