@@ -119,6 +119,15 @@ def test_more_negatives_change_training_alone(built: Path, encoded: EncodedDatas
     assert {epoch["valid_rows"] for epoch in (*few.log, *many.log)} == {few.log[0]["valid_rows"]}
 
 
+def test_probabilities_stay_those_of_the_data_set(built: Path, encoded: EncodedDataset, tmp_path: Path) -> None:
+    """Trained with four negatives a positive, on one a positive: the mean probability is a half, not a fifth."""
+    settings = TrainingConfig(batch_rows=128, max_epochs=8, learning_rate=0.01, negatives=4)
+    run = RunConfig(data=built, model={"name": "lr"}, training=settings)
+    many = train(run, encoded, tmp_path, Silent())
+    assert many.log[-1]["valid_calibration"] == pytest.approx(1.0, abs=0.1)
+    assert many.log[-1]["valid_base_rate"] == 0.5
+
+
 @pytest.mark.parametrize("option", [{"fresh_negatives": True}, {"negatives": 4}])
 def test_negatives_are_drawn_where_labels_are_sampled_only(option: dict[str, Any], tmp_path: Path) -> None:
     raw = checkerboard(users=20, items=40, events_per_user=6)

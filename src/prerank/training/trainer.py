@@ -151,6 +151,7 @@ class _Run:
         self.loader = Loader(
             data, "train", settings.batch_rows, config.seed, settings.fresh_negatives, settings.negatives
         )
+        self.prior = _prior(self.loader)
         self.best = weights(self.model)
         self.progress = Progress()
         self.identity = _identity(config, data, teacher)
@@ -224,7 +225,7 @@ class _Run:
         training = self.config.training
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=training.amp):
             logits, extra = self.relaxed(batch, epochs)
-            loss: Tensor = F.binary_cross_entropy_with_logits(logits.float(), batch.labels)
+            loss: Tensor = F.binary_cross_entropy_with_logits(logits.float() + self.prior, batch.labels)
         if self.teacher is not None:
             extra = {**extra, "distillation": training.teacher_weight * self.teacher.loss(logits.float(), batch)}
         sums = self.progress.auxiliary_sums
@@ -256,6 +257,15 @@ class _Run:
                     f"warning: {name.removeprefix('valid_')} is collapsing: {value['used']} of {value['of']} in use, "
                     f"perplexity {value['perplexity']:.1f}"
                 )
+
+
+def _prior(loader: Loader) -> float:
+    """What further negatives add to every logit in training, so that what is learned are the odds of the stored ones.
+
+    With n negatives of a positive in place of m, odds are m / n times as high (prior correction, King and Zeng 2001).
+    """
+    stored: int = loader.rows.items.shape[1]
+    return 0.0 if loader.candidates == stored else math.log((stored - 1) / (loader.candidates - 1))
 
 
 def _identity(config: RunConfig, data: EncodedDataset, teacher: Teacher | None) -> str:
