@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prerank.layers import blocks
+from prerank.layers import blocks, compiled
 from prerank.layers.dice import DiceLinear
 
 
@@ -99,6 +99,28 @@ def test_gradients_equal_finite_differences(training: bool) -> None:
     assert torch.autograd.gradcheck(function, (x, made.alpha, made.linear.weight, made.linear.bias))
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("rows", "channels", "outputs"), [(1, 3, 2), (63, 64, 16), (200, 16, 1), (4500, 27, 41)])
+def test_compiled_is_as_exact_as_the_plain_layer(training: bool, rows: int, channels: int, outputs: int) -> None:
+    """Float32 against the plain layer in float64, for widths that fill vectors and those that do not."""
+    made = layer(channels, outputs, torch.float32).train(training)
+    plain = Plain(copy.deepcopy(made).double()).train(training and rows > 1)
+    x = (torch.randn(rows, channels) * 2 + 1).requires_grad_()
+    twin, weights = x.detach().double().requires_grad_(), torch.randn(rows, outputs)
+    assert compiled.usable(x, rows)
+    out, expected = made(x), plain(twin)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    (out * weights).sum().backward()
+    (expected * weights).sum().backward()
+    ours, theirs = [(x, twin)], dict(plain.named_parameters())
+    for one, two in ours + [(made.get_parameter(name), theirs[name]) for name in theirs]:
+        assert one.grad is not None and two.grad is not None
+        scale = float(two.grad.abs().max())
+        torch.testing.assert_close(one.grad.double(), two.grad, rtol=0, atol=3e-5 * scale)
+    torch.testing.assert_close(made.running_mean.double(), plain.norm.running_mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(made.running_var.double(), plain.norm.running_var, rtol=1e-5, atol=1e-6)
+
+
 @settings(deadline=None)
 @given(st.integers(2, 300), st.integers(1, 700))
 def test_blocks_change_nothing_but_rounding(rows: int, numbers: int) -> None:
@@ -107,6 +129,7 @@ def test_blocks_change_nothing_but_rounding(rows: int, numbers: int) -> None:
     expected = one(x)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "NUMBERS", numbers)
+        patch.setattr(compiled, "usable", lambda *_: False)
         out = several(x)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(several.running_var, one.running_var, rtol=1e-5, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from prerank.layers.interaction import DINUnit
 from prerank.layers.pooling import mean_pool
 
 WIDTH = 3
+COMPILED = DINUnit._compiled
 LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=8)
 
 
@@ -143,6 +145,44 @@ def test_threads_change_nothing_but_rounding(threads: int, monkeypatch: pytest.M
     try:
         for one, two in zip(results(), expected, strict=True):
             torch.testing.assert_close(one, two)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("positions", [0, 20])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("hidden", [(64, 16), (7,), (24, 40, 5)])
+def test_compiled_is_as_exact(
+    hidden: tuple[int, ...], training: bool, positions: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, gradients and statistics in float32 against float64, which PyTorch's operations compute."""
+    torch.manual_seed(3)
+    past, q = history([40, 0, 1, 50, 7, 0]), queries(6, 3)
+    weights = torch.randn(6, 3, WIDTH, dtype=torch.float64)
+    used = []
+
+    def compiled(*given: Any) -> Tensor:
+        used.append(given)
+        return COMPILED(*given)
+
+    monkeypatch.setattr(DINUnit, "_compiled", compiled)
+
+    def results(dtype: torch.dtype) -> list[Tensor]:
+        made = unit(hidden, positions=positions).to(dtype).train(training)
+        table, own = past.table.to(dtype).requires_grad_(), q.to(dtype).requires_grad_()
+        out = made(own, History(table, past.steps))
+        gradients = torch.autograd.grad((out * weights.to(dtype)).sum(), [table, own, *made.parameters()])
+        return [out, *gradients, *made.buffers()]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        exact = results(torch.float64)
+        assert not used
+        for one, two in zip(results(torch.float32), exact, strict=True):
+            torch.testing.assert_close(one.double(), two, rtol=1e-4, atol=3e-5 * float(two.detach().abs().max()))
+        assert used
     finally:
         torch.set_num_threads(before)
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from prerank.batch import History
+from prerank.batch import History, Ragged
+from prerank.layers import compiled
 from prerank.layers.blocks import RequestBlock, add_column_sums, in_parallel, request_blocks
 from prerank.layers.dice import DiceLinear
 from prerank.layers.embedding import take_rows
@@ -53,19 +54,39 @@ class DINUnit(nn.Module):
         Returns:
             (B, C, D), zeros where a history is empty; in the parameters' precision, autocast or not.
         """
-        weight, steps, count = self.first.weight, history.steps, queries.shape[1]
+        weight, rows = self.first.weight, len(history.steps.values) * queries.shape[1]
         with torch.autocast(weight.device.type, enabled=False):
-            queries = queries.transpose(0, 1).to(weight.dtype, memory_format=torch.contiguous_format)
-            past = take_rows(history.table.to(weight.dtype), steps.values)
-            query, step, difference, product = weight.chunk(4, dim=1)
-            of_queries = F.linear(queries, query + difference, self.first.bias)
-            of_steps = F.linear(past, step - difference)
-            if self.positions is not None:
-                of_steps = of_steps + take_rows(self.positions, steps.from_end.clamp(max=len(self.positions) - 1))
-            blocks = request_blocks(steps, count, weight.shape[0])
-            x = _FirstLayer.apply(past, queries, of_queries, of_steps, product, blocks)  # type: ignore[no-untyped-call]
-            weights: Tensor = self.rest(x)
-            return weighted_sum(past, weights.flatten(), blocks, count).transpose(0, 1)
+            queries, table = queries.to(weight.dtype), history.table.to(weight.dtype)
+            way = self._compiled if compiled.usable(queries, rows) else self._in_blocks
+            return way(queries, table, history.steps)
+
+    def _compiled(self, queries: Tensor, table: Tensor, steps: Ragged) -> Tensor:
+        from prerank.layers.compiled.interaction import FirstLayer, WeightedSums  # noqa: PLC0415 - imports Numba
+
+        query, step, difference, product = self.first.weight.chunk(4, dim=1)
+        of_queries = F.linear(queries, query + difference, self.first.bias)
+        places = queries.new_empty(0, len(query)) if self.positions is None else self.positions
+        x = FirstLayer.apply(  # type: ignore[no-untyped-call]
+            table.contiguous(), queries.contiguous(), of_queries, places, step - difference, product.contiguous(), steps
+        )
+        sums: Tensor = WeightedSums.apply(  # type: ignore[no-untyped-call]
+            table.contiguous(), self.rest(x).flatten(), steps, queries.shape[1]
+        )
+        return sums
+
+    def _in_blocks(self, queries: Tensor, table: Tensor, steps: Ragged) -> Tensor:
+        weight, count = self.first.weight, queries.shape[1]
+        queries = queries.transpose(0, 1).contiguous()
+        past = take_rows(table, steps.values)
+        query, step, difference, product = weight.chunk(4, dim=1)
+        of_queries = F.linear(queries, query + difference, self.first.bias)
+        of_steps = F.linear(past, step - difference)
+        if self.positions is not None:
+            of_steps = of_steps + take_rows(self.positions, steps.from_end.clamp(max=len(self.positions) - 1))
+        blocks = request_blocks(steps, count, weight.shape[0])
+        x = _FirstLayer.apply(past, queries, of_queries, of_steps, product, blocks)  # type: ignore[no-untyped-call]
+        weights: Tensor = self.rest(x)
+        return weighted_sum(past, weights.flatten(), blocks, count).transpose(0, 1)
 
 
 class _FirstLayer(torch.autograd.Function):

@@ -81,14 +81,15 @@ def model_facts(name: str, inputs: Inputs = MOVIELENS_1M, **changes: Any) -> Mod
     model = create(model_config({"name": name, **changes}, "model table"), inputs)
     batch = _batch(inputs)
     _, auxiliary = model.train().relaxed(batch, epochs=0.5)
-    model.eval()
+    model.eval().requires_grad_(False)  # as FlopCounterMode wants it without gradients
     one = batch.user.take(torch.zeros(1, dtype=torch.int64))
-    history = History(model.behaviour(batch.behaviours), batch.history.take(torch.zeros(1, dtype=torch.int64)))
-    items = model.item(batch.items).detach()
-    with _Products() as of_user:
-        user = model.user(one, history)
-    with _Products() as of_score:
-        model.score(user, items)
+    with torch.no_grad():  # with gradients, compiled functions would go uncounted
+        history = History(model.behaviour(batch.behaviours), batch.history.take(torch.zeros(1, dtype=torch.int64)))
+        items = model.item(batch.items)
+        with _Products() as of_user:
+            user = model.user(one, history)
+        with _Products() as of_score:
+            model.score(user, items)
     about = inspect.getdoc(sys.modules[type(model).__module__]) or ""
     return ModelFacts(
         name=name,

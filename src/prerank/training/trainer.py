@@ -30,6 +30,7 @@ from prerank.training.checkpoint import (
     weights,
 )
 from prerank.training.config import RunConfig
+from prerank.training.memory import keep_freed_memory
 from prerank.training.teacher import Teacher
 
 LOG = "metrics.jsonl"
@@ -102,6 +103,7 @@ def train(
         ArtefactError: the checkpoint in ``out`` is damaged or belongs to another configuration or data set.
         DataError: the loss is no longer finite.
     """
+    keep_freed_memory()
     run = _Run(config, data, out, reporter, teacher)
     run.resume()
     while not run.progress.finished:

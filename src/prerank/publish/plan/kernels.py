@@ -6,75 +6,20 @@ Shape letters as in ``prerank.models.base``; Hu and Hv are the heads of user and
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.polynomial import Chebyshev, Polynomial
+
+from prerank.layers.compiled.base import compiled, gate
 
 AHEAD = 8  # rows fetched before they are needed: about what a core can have under way
 BLOCK = 256  # candidates whose similarities are joined together: everything of them stays in the first cache
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_LOWEST, _HIGHEST = np.float32(-100), np.float32(100)
-_EXP2 = Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5]).convert(kind=Polynomial).coef
-_E0, _E1, _E2, _E3, _E4, _E5 = (np.float32(coefficient) for coefficient in _EXP2)  # relative error 1e-7
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _compiled(function: Function) -> Function:
-    """Compile at the first call; like C, without checks of bounds and without the interpreter's lock."""
-    made: Any = njit(fastmath=True, error_model="numpy", nogil=True, cache=True)(function)
-    return cast("Function", made)
-
-
-def _llvm_float_function(name: str, count: int) -> Any:
-    """A function of LLVM on float32 that Numba has no name for."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        del context, signature
-        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * count)
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
-
-    return code
-
-
-@intrinsic
-def _rounded(typing: Any, x: Any) -> Any:
-    del typing, x
-    return types.float32(types.float32), _llvm_float_function("llvm.rint.f32", 1)
-
-
-@intrinsic
-def _smaller(typing: Any, x: Any, y: Any) -> Any:
-    del typing, x, y
-    return types.float32(types.float32, types.float32), _llvm_float_function("llvm.minnum.f32", 2)
-
-
-@intrinsic
-def _larger(typing: Any, x: Any, y: Any) -> Any:
-    del typing, x, y
-    return types.float32(types.float32, types.float32), _llvm_float_function("llvm.maxnum.f32", 2)
-
-
-@intrinsic
-def _times_power_of_two(typing: Any, x: Any, exponent: Any) -> Any:
-    """x * 2^exponent for a whole exponent, by adding to the bits of x."""
-    del typing, x, exponent
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        del context, signature
-        whole = ir.IntType(32)
-        power = builder.shl(builder.fptosi(arguments[1], whole), ir.Constant(whole, 23))
-        return builder.bitcast(builder.add(builder.bitcast(arguments[0], whole), power), ir.FloatType())
-
-    return types.float32(types.float32, types.float32), code
 
 
 @intrinsic
@@ -94,17 +39,7 @@ def _fetch(typing: Any, array: Any, place: Any) -> Any:
     return types.none(array, types.intp), code
 
 
-@_compiled
-def _gate(t: Any) -> Any:
-    """1 / (1 + 2^t): the sigmoid of -t * log(2)."""
-    t = _smaller(_larger(t, _LOWEST), _HIGHEST)  # type: ignore[call-arg]
-    whole = _rounded(t)
-    f = t - whole
-    power = ((((_E5 * f + _E4) * f + _E3) * f + _E2) * f + _E1) * f + _E0
-    return _ONE / (_ONE + _times_power_of_two(power, whole))
-
-
-@_compiled
+@compiled
 def dice(x: Any, before: Any, slope: Any, shift: Any, alpha: Any) -> None:
     """Dice of x + before, in place, with the gate 1 / (1 + 2^((x + before) * slope + shift)).
 
@@ -118,11 +53,11 @@ def dice(x: Any, before: Any, slope: Any, shift: Any, alpha: Any) -> None:
         for row in range(x.shape[1]):
             for channel in range(x.shape[2]):
                 value = x[step, row, channel] + before[place, row, channel]
-                gate = _gate(value * slope[channel] + shift[channel])
-                x[step, row, channel] = value * (alpha[channel] + (_ONE - alpha[channel]) * gate)
+                opened = gate(value * slope[channel] + shift[channel])
+                x[step, row, channel] = value * (alpha[channel] + (_ONE - alpha[channel]) * opened)
 
 
-@_compiled
+@compiled
 def dice_product(x: Any, before: Any, slope: Any, shift: Any, alpha: Any, weight: Any, bias: Any, out: Any) -> None:
     """``dice`` and the linear layer of one output that follows it: (L, n, channels) to ``out`` (L, n)."""
     for step in range(x.shape[0]):
@@ -131,12 +66,12 @@ def dice_product(x: Any, before: Any, slope: Any, shift: Any, alpha: Any, weight
             total = bias
             for channel in range(x.shape[2]):
                 value = x[step, row, channel] + before[place, row, channel]
-                gate = _gate(value * slope[channel] + shift[channel])
-                total += value * (alpha[channel] + (_ONE - alpha[channel]) * gate) * weight[channel]
+                opened = gate(value * slope[channel] + shift[channel])
+                total += value * (alpha[channel] + (_ONE - alpha[channel]) * opened) * weight[channel]
             out[step, row] = total
 
 
-@_compiled
+@compiled
 def rectify(x: Any, before: Any) -> None:
     """ReLU of x + before, in place: (R, channels), and (R, channels) or (1, channels)."""
     last = before.shape[0] - 1
@@ -145,7 +80,7 @@ def rectify(x: Any, before: Any) -> None:
             x[row, channel] = max(x[row, channel] + before[min(row, last), channel], _ZERO)
 
 
-@_compiled
+@compiled
 def similarities(
     users: Any, choices: Any, rows: Any, positions: Any, user_heads: int, item_heads: int, out: Any
 ) -> None:
@@ -191,7 +126,7 @@ def similarities(
                 out[i * item_heads + j, k] = s
 
 
-@_compiled
+@compiled
 def lightweight_scores(s: Any, w1: Any, b1: Any, w2: Any, b2: Any, w: Any, bias: Any, out: Any) -> None:
     """FIT's LSS on the similarities of K candidates, a block of them at a time (FIT eqs. 14 to 16).
 
@@ -235,7 +170,7 @@ def lightweight_scores(s: Any, w1: Any, b1: Any, w2: Any, b2: Any, w: Any, bias:
                     total[k] += max(hidden[k], _ZERO) * factor
 
 
-@_compiled
+@compiled
 def _add_columns_of_two(rows: Any, w2: Any, b2: Any, w: Any, total: Any) -> None:
     """What one column of two heads, the published number, adds to the logits: nothing in between is stored."""
     r0, r1 = rows[0], rows[1]
