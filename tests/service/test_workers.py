@@ -150,9 +150,26 @@ def test_a_new_worker_serves_what_the_others_do(pair: Running, served: Path) -> 
     point(served, good)
 
 
+def test_who_ends_is_replaced_by_a_process_that_has_waited(pair: Running) -> None:
+    until(lambda: pair.numbers()["prerank_workers"] == 2)
+    (spare,) = until(lambda: children(pair) - set(pids(pair).values()))
+    os.kill(pids(pair)["0"], signal.SIGKILL)
+    until(lambda: pair.numbers()["prerank_workers"] == 2 and pids(pair).get("0") == spare)
+    (other,) = until(lambda: children(pair) - set(pids(pair).values()))
+    os.kill(other, signal.SIGKILL)  # it is not missed before it is needed
+    os.kill(pids(pair)["0"], signal.SIGKILL)
+    until(lambda: pair.numbers()["prerank_workers"] == 2 and pids(pair).get("0", spare) not in (spare, other))
+
+
+def children(server: Running) -> set[int]:
+    """The processes that the supervisor has started, those that have ended left out."""
+    tasks = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return {int(pid) for pid in tasks if Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 def test_workers_end_with_their_supervisor(pair: Running) -> None:
-    """Even if that is killed; run last."""
-    workers = pids(pair).values()
+    """Even if that is killed, and the spare one, too; run last."""
+    workers = until(lambda: found if len(found := children(pair)) == 3 else None)
     pair.process.kill()
     pair.process.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
@@ -162,10 +179,10 @@ def run(directory: Path, monkeypatch: pytest.MonkeyPatch, program: str | None = 
     """A service of two workers, in this process but for these."""
     if program is not None:
 
-        async def start(*_: Any) -> asyncio.subprocess.Process:
+        async def execute(*_: Any) -> asyncio.subprocess.Process:
             return await asyncio.create_subprocess_exec(sys.executable, "-c", program)
 
-        monkeypatch.setattr(Supervisor, "_start", start)
+        monkeypatch.setattr(Supervisor, "_execute", execute)
     monkeypatch.setattr(module, "FIRST", 0.01)
     with listening_at("127.0.0.1", 0, "host") as listener:
         asyncio.run(Supervisor(directory, ServiceConfig(workers=2), None, listener, lambda: None).run())

@@ -48,8 +48,19 @@ class _End(NamedTuple):
     reason: str
 
 
+class Started(NamedTuple):
+    """A process, and the way to talk to it."""
+
+    process: Process
+    channel: Channel
+
+
 class Supervisor:
-    """Of a service with several workers. It answers no request itself, and maps no store."""
+    """Of a service with several workers. It answers no request itself, and maps no store.
+
+    While all of them answer, one more process waits to be a worker, with all packages imported: whoever ends is
+    replaced without the seconds that this takes.
+    """
 
     def __init__(
         self,
@@ -78,8 +89,9 @@ class Supervisor:
         self._announced = False
         self._failure: ServiceError | None = None
         self._states = [Worker(number) for number in range(config.workers)]
-        self._running: dict[int, tuple[Process, Channel]] = {}
+        self._running: dict[int, Started] = {}
         self._ended = asyncio.Event()
+        self._spare: asyncio.Task[Started] | None = None
 
     async def run(self) -> None:
         """Until a signal, or until a worker cannot begin.
@@ -95,6 +107,7 @@ class Supervisor:
             ended = loop.create_task(self._ended.wait())
             await asyncio.wait([ended, *keepers], return_when=asyncio.FIRST_COMPLETED)
             await self._all_gone(keepers)
+            await self._drop_spare()
         log.info("all workers have ended")
         if self._failure is not None:
             raise self._failure
@@ -130,11 +143,8 @@ class Supervisor:
 
     async def _one(self, number: int, counts: Path, board: Board) -> _End:
         """Run a worker until its end."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await self._start(theirs, board)
-        channel = await Channel.over(ours)
-        self._running[number] = process, channel
+        process, channel = await self._spare_or_new(board)
+        self._running[number] = Started(process, channel)
         if self.ending:  # meanwhile
             process.terminate()
         channel.send(self._hello(number, counts))
@@ -143,6 +153,8 @@ class Supervisor:
             told = report.failure
             was_ready = was_ready or report.state.state == "ready"
             self._update(report.state)
+            if self._spare is None and not self.ending and all(state.state == "ready" for state in self._states):
+                self._spare = asyncio.get_running_loop().create_task(self._start(board))
         code = await process.wait()
         del self._running[number]
         await channel.close()
@@ -158,8 +170,29 @@ class Supervisor:
         fallback = serving[0] if serving else None
         return Hello(str(self.directory), config, self.token, number, str(counts), fallback, waits=self.complete)
 
-    async def _start(self, control: socket.socket, board: Board) -> Process:
-        inherited = [self.listener.fileno(), control.fileno(), board.descriptor]
+    async def _spare_or_new(self, board: Board) -> Started:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            started = await spare
+            if started.process.returncode is None:
+                return started
+            await started.channel.close()
+        return await self._start(board)
+
+    async def _drop_spare(self) -> None:
+        if self._spare is not None:
+            process, channel = await self._spare
+            await channel.close()  # at which it ends
+            await process.wait()
+
+    async def _start(self, board: Board) -> Started:
+        """A process that waits for its greeting."""
+        ours, control = socket.socketpair()
+        with control:
+            process = await self._execute([self.listener.fileno(), control.fileno(), board.descriptor])
+        return Started(process, await Channel.over(ours))
+
+    async def _execute(self, inherited: list[int]) -> Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # what lies in the working directory is not the program's

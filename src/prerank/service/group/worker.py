@@ -6,10 +6,12 @@ Run by the supervisor: python -m prerank.service.group.worker LISTENER CONTROL B
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -62,7 +64,9 @@ async def work(listener: socket.socket, control: socket.socket, board: int) -> i
     """Serve until a signal, or the end of the supervisor; the exit code."""
     channel = await Channel.over(control)
     hello = await channel.receive(Hello)
-    if hello is None:
+    if hello is None:  # a spare one that was not needed
+        listener.close()
+        await channel.close()
         return 0
     config = ServiceConfig.model_validate(hello.config)
     count_together(Path(hello.counts), hello.number)
@@ -110,6 +114,8 @@ def main() -> None:
     """Entry point."""
     listener, control, board = (int(descriptor) for descriptor in sys.argv[1:4])
     log_to_stderr()
+    with contextlib.suppress(ImportError):  # plans do without it
+        import_module("prerank.publish.plan.kernels")  # now, as this process may be a spare one
     sys.exit(uvloop.run(work(socket.socket(fileno=listener), socket.socket(fileno=control), board)))
 
 
