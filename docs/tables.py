@@ -52,7 +52,7 @@ def result_table(file: Path) -> str:
     if "stores" in result:
         rows = [HEADINGS, ["---"] * len(HEADINGS), *store_table(result)]
         return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    if "overload_seconds" in result:
+    if "overload_seconds" in result or "bad_served" in result:
         return f"{serving_table(result)}\n"
     if "encoded" in result:
         return f"{large_table(result)}\n"

@@ -67,11 +67,14 @@ class World:
             "/v1/rank:batch": json.dumps({"requests": ones, "deadline_ms": DEADLINE_MS}).encode(),
         }
         self.truth: dict[tuple[str, int], Scores] = {}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in the service: sums of several threads differ in their last bits
         for name in self.names:
             ranker = PreRanker(open_generation(directory / GENERATIONS / name))
             answers = ranker.rank_many([Request.read(one) for one in ones])
             self.truth[_model(name), 1] = [ranker.rank(**ones[0]).scores.tolist()]
             self.truth[_model(name), 2] = [answer.scores.tolist() for answer in answers]
+        torch.set_num_threads(threads)
 
     @staticmethod
     def dataset(seed: int) -> Dataset:

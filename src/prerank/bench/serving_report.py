@@ -1,4 +1,4 @@
-"""What the study of the service found, as tables."""
+"""What the study of the service and its soak found, as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ WAYS = {
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table of one part of the study."""
+    """The table of one part of the study, or of a soak."""
+    if "bad_served" in result:
+        return _soak(result)
     if "added_p50_ms" in result:
         return _overhead(result)
     return _saturation(result) if "rows" in result else _overload(result)
@@ -52,6 +54,26 @@ def _overload(result: Mapping[str, Any]) -> str:
         ["memory grew by, MiB", f"{result['memory_growth_mib']:.0f}"],
     ]
     return _table([f"{result['overload_seconds']:.0f} s of three times too many", ""], rows)
+
+
+def _soak(result: Mapping[str, Any]) -> str:
+    steady, during = (result["milliseconds"][name] for name in ("steady", "during_swaps"))
+    zero = " / ".join(str(result[name]) for name in ("failed", "wrong", "bad_served", "half_sent_lost"))
+    memory = " / ".join(f"{size:.0f}" for size in list(result["megabytes_after_swap"].values())[-2:])
+    files = list(result["open_files_after_swap"].values())
+    workers = result["workers"]
+    rows = [
+        ["requests", str(result["requests"])],
+        ["failed / wrong / bad generations served / lost at SIGTERM", zero],
+        ["p50, p99 ms without a swap", f"{steady['p50']:.1f}, {steady['p99']:.1f}"],
+        ["p50, p99 ms while one is going on", f"{during['p50']:.1f}, {during['p99']:.1f}"],
+        ["the one p99 over the other", f"{during['p99'] / steady['p99']:.1f}"],
+        ["seconds of a swap", f"{result['swap_seconds']:.2f}"],
+        ["MiB after the 20th swap / the last", memory],
+        ["open files after the first swap / the last", f"{files[0]} / {files[-1]}"],
+    ]
+    kind = f"{workers} worker{'s' if workers > 1 else ''}, {result['swaps']} swaps"
+    return _table([kind, ""], rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
