@@ -182,7 +182,7 @@ class Supervisor:
     async def _drop_spare(self) -> None:
         if self._spare is not None:
             process, channel = await self._spare
-            await channel.close()  # at which it ends
+            await channel.close()
             await process.wait()
 
     async def _start(self, board: Board) -> Started:
@@ -241,6 +241,8 @@ class Supervisor:
     def _end(self, number: signal.Signals) -> None:
         self.ending = True
         self.listener.close()
+        if self._spare is not None:
+            self._spare.add_done_callback(_kill)  # now: it holds the listener open, too
         for process, _ in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
@@ -254,6 +256,12 @@ class Supervisor:
             for process, _ in self._running.values():
                 process.kill()
         await asyncio.gather(*keepers)
+
+
+def _kill(spare: asyncio.Task[Started]) -> None:
+    if not spare.cancelled() and spare.exception() is None:
+        with contextlib.suppress(ProcessLookupError):
+            spare.result().process.kill()
 
 
 @contextlib.contextmanager
