@@ -19,6 +19,7 @@ from prerank.bench.latency_report import markdown as latency_table
 from prerank.bench.serving_report import markdown as serving_table
 from prerank.bench.store import HEADINGS
 from prerank.bench.store import table as store_table
+from prerank.bench.training_report import markdown as training_table
 from prerank.study.cascade_report import markdown as cascade_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
@@ -43,7 +44,7 @@ def filled(text: str) -> str:
 
 
 def result_table(file: Path) -> str:
-    """The table of a committed result: a study, models, a cascade, latencies, a large catalogue, stores, service."""
+    """The table of a committed result, whichever measurement or study it is of."""
     result = json.loads(file.read_text(encoding="utf-8"))
     if "study" in result:
         return study_table(result)
@@ -56,7 +57,11 @@ def result_table(file: Path) -> str:
         return f"{serving_table(result)}\n"
     if "encoded" in result:
         return f"{large_table(result)}\n"
-    return f"{latency_table(result)}\n" if "floor_ms" in result else markdown_table(result)
+    if "batch_rows" in result.get("settings", {}):
+        made: str = training_table(result)
+    else:
+        made = f"{latency_table(result)}\n" if "floor_ms" in result else markdown_table(result)
+    return made
 
 
 def study_results() -> dict[Path, dict[str, Any]]:

@@ -24,6 +24,7 @@ from prerank.bench.store import table as store_table
 from prerank.bench.update_soak import update_soak
 from prerank.cli import console
 from prerank.cli.bench_load import load, serving
+from prerank.cli.bench_training import training
 from prerank.data.log import Dataset
 from prerank.errors import ConfigError
 from prerank.models.registry import MODELS
@@ -34,6 +35,7 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure t
 
 bench.command("load")(load)
 bench.command("serving")(serving)
+bench.command("training")(training)
 
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 

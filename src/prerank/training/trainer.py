@@ -104,7 +104,7 @@ def train(
         DataError: the loss is no longer finite.
     """
     keep_freed_memory()
-    run = _Run(config, data, out, reporter, teacher)
+    run = TrainingRun(config, data, out, reporter, teacher)
     run.resume()
     while not run.progress.finished:
         run.train_epoch()
@@ -130,7 +130,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-class _Run:
+class TrainingRun:
     """A run in memory: model, optimiser, best weights, progress."""
 
     def __init__(
@@ -182,7 +182,7 @@ class _Run:
         rows, begun = 0, time.perf_counter()
         earlier = progress.seconds
         for batch in self.loader.batches(progress.epoch, start=progress.step):
-            loss = self._step(batch.to(self.device), progress.epoch + progress.step / steps)
+            loss = self.step(batch.to(self.device), progress.epoch + progress.step / steps)
             progress.step += 1
             progress.loss_sum += loss
             rows += batch.labels.numel()
@@ -223,7 +223,8 @@ class _Run:
         self.reporter.epoch(record)
         self._warn_of_collapse(record)
 
-    def _step(self, batch: Batch, epochs: float) -> float:
+    def step(self, batch: Batch, epochs: float) -> float:
+        """One step of the optimiser; the loss before it."""
         training = self.config.training
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=training.amp):
             logits, extra = self.relaxed(batch, epochs)
