@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prerank.batch import Batch, Features, Ragged
-from prerank.data.build import sampler_for
+from prerank.data.candidates import Candidates
 from prerank.data.encoder import Encoder, unknown_share
 from prerank.data.log import Dataset, Ints, Rowids, Rows
 
@@ -65,18 +65,14 @@ class Loader:
             part: ``train``, ``valid`` or ``test``.
             batch_rows: rows (request-candidate pairs) a batch; requests are never split.
             seed: shuffles each epoch; None keeps the stored order.
-            fresh_negatives: draw new negatives for every epoch (sampled labels only).
-            negatives: how many a positive has here (sampled labels only); None is as many as are stored. Further
-                ones are drawn once for all epochs unless they are fresh.
+            fresh_negatives, negatives: see Candidates; sampled labels only.
         """
         self.data = data
         self.rows = data.dataset.parts[part]
-        stored: int = self.rows.items.shape[1]
-        self.candidates = stored if negatives is None else 1 + negatives
+        self.drawn = Candidates(data.dataset, part, seed or 0, fresh_negatives, negatives)
+        self.candidates = self.drawn.count
         self.requests: int = max(1, batch_rows // self.candidates)
         self.seed = seed
-        self.fresh = fresh_negatives
-        self.sampler = sampler_for(data.dataset) if fresh_negatives or self.candidates > stored else None
         context = self.rows.context
         self.context = data.encoder.encode("context", context) if context is not None else None
         self.given = data.encoder.encode("pair", self.rows.pairs) if self.rows.pairs is not None else None
@@ -90,21 +86,11 @@ class Loader:
         order = np.arange(len(self.rows))
         if self.seed is not None:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
-        items = self._items(epoch)
+        items = self.drawn.of(epoch)
         edges = np.linspace(0, len(order), len(self) + 1).astype(np.int64)  # even sizes: no tiny last batch
         for step in range(start, len(self)):
             chosen = order[edges[step] : edges[step + 1]]
             yield self._batch(chosen, items[chosen].ravel())
-
-    def _items(self, epoch: int) -> Rowids:
-        """(R, C) the candidates of an epoch: stored ones as far as they go, unless all negatives are fresh."""
-        stored = np.asarray(self.rows.items)
-        kept = 1 if self.fresh else min(stored.shape[1], self.candidates)
-        if self.sampler is None:
-            return stored[:, :kept]
-        rng = np.random.default_rng([self.seed or 0, epoch if self.fresh else 0, 1])
-        drawn = self.sampler.draw(np.asarray(self.rows.users), stored[:, 0], self.candidates - kept, rng)
-        return np.concatenate([stored[:, :kept], drawn], axis=1)
 
     def _labels(self, chosen: Ints) -> Tensor:
         """(n, C); where negatives are sampled every row has the same."""

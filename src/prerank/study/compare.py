@@ -14,6 +14,8 @@ from prerank.evaluation.evaluate import Evaluation, popularity, summarise
 from prerank.evaluation.metrics import relative_improvement
 from prerank.evaluation.significance import standard_error
 from prerank.study.experiment import SCORES, finished
+from prerank.study.familiar import familiar_negatives
+from prerank.training.config import RunConfig
 
 POPULARITY = "popularity"
 
@@ -28,7 +30,8 @@ def compare_runs(runs: Sequence[Path], base: str | None = None) -> dict[str, Any
     Returns:
         JSON-ready: the data set, the base, and by run name the test metrics, ``auc_se`` (standard error over
         users), ``auc_minus_base`` with ``auc_minus_base_se`` (paired), ``relaimpr`` in percent, speed and size.
-        ``popularity`` is always a row.
+        ``popularity`` is always a row. With sampled labels ``familiar_negatives`` says how each run does against
+        negatives that it met in training and against others.
 
     Raises:
         DataError: a run is not finished, runs are of different data sets, or share a name.
@@ -50,7 +53,7 @@ def compare_runs(runs: Sequence[Path], base: str | None = None) -> dict[str, Any
         raise DataError(f"{loaded[0][0].data}: the test part has labels of one class only, nothing can be compared")
     evaluations = {name: _scores(run, baseline) for name, run in zip(names, runs, strict=True)}
     rows: dict[str, Any] = {POPULARITY: {"test": baseline.metrics, **_against(baseline, evaluations[base])}}
-    for name, (_, report) in zip(names, loaded, strict=True):
+    for name, (config, report) in zip(names, loaded, strict=True):
         rows[name] = {
             "test": report["test"],
             **_against(evaluations[name], evaluations[base]),
@@ -58,6 +61,7 @@ def compare_runs(runs: Sequence[Path], base: str | None = None) -> dict[str, Any
             "seed": report["seed"],
             "parameters": report["parameters"],
             "best_epoch": report["best_epoch"],
+            **_familiar(dataset, config, report["best_epoch"], evaluations[name]),
             "rows_per_second": float(np.mean([epoch["rows_per_second"] for epoch in report["learning"]])),
         }
     return {"dataset": described, "base": base, "runs": rows, "environment": loaded[0][1]["environment"]}
@@ -95,6 +99,12 @@ def _scores(run: Path, like: Evaluation) -> Evaluation:
             f"{run / SCORES}: {len(logits)} scores for {len(like.labels)} test rows; the data set was rebuilt"
         )
     return Evaluation(like.users, like.labels, logits, summarise(like.users, like.labels, logits))
+
+
+def _familiar(dataset: Dataset, config: RunConfig, epochs: int, own: Evaluation) -> dict[str, Any]:
+    if dataset.protocol.labels != "sampled":
+        return {}
+    return {"familiar_negatives": familiar_negatives(dataset, config, epochs, own)}
 
 
 def _against(own: Evaluation, base: Evaluation) -> dict[str, float]:
