@@ -23,8 +23,10 @@ from prerank.data.protocol import Protocol
 from prerank.data.sources.synthetic import best_auc, checkerboard
 from prerank.errors import ArtefactError, ConfigError, DataError
 from prerank.evaluation.evaluate import evaluate
+from prerank.models.registry import create, model_config
 from prerank.training.checkpoint import POINTER, load_checkpoint, save_checkpoint
 from prerank.training.config import RunConfig, TrainingConfig
+from prerank.training.optimiser import make_optimiser
 from prerank.training.trainer import LOG, choose_device, train
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -136,6 +138,33 @@ def test_negatives_are_drawn_where_labels_are_sampled_only(option: dict[str, Any
     dataset = build(given, Protocol(labels="given", test="rows", test_size=0.2))
     with pytest.raises(ConfigError, match=f"training.{next(iter(option))}: the data set's labels are given"):
         train(config("fit", tmp_path, **option), EncodedDataset(dataset, Encoder.fit(dataset)), tmp_path, Silent())
+
+
+def test_decay_shrinks_embeddings_and_nothing_else(encoded: EncodedDataset) -> None:
+    settings = TrainingConfig(embedding_decay=10.0, learning_rate=0.01)
+    model = create(model_config(SMALL["two_tower"], "test"), encoded.encoder.inputs)
+    optimiser = make_optimiser(model, settings, fused=True)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, before[name] * (0.9 if "tables" in name else 1.0))
+    assert sum("tables" in name for name in before) == len(encoded.encoder.inputs.user) + len(
+        encoded.encoder.inputs.item
+    )
+
+
+def test_a_run_with_decay_resumes_exactly(built: Path, encoded: EncodedDataset, tmp_path: Path) -> None:
+    whole = train(config("fit", built, max_epochs=2, embedding_decay=1.0), encoded, tmp_path / "whole", Silent())
+    train(config("fit", built, max_epochs=1, embedding_decay=1.0), encoded, tmp_path / "parts", Silent())
+    pointer = json.loads((tmp_path / "parts" / POINTER).read_text())
+    pointer["state"]["progress"]["finished"] = False
+    (tmp_path / "parts" / POINTER).write_text(json.dumps(pointer))
+    parts = train(config("fit", built, max_epochs=2, embedding_decay=1.0), encoded, tmp_path / "parts", Silent())
+    assert parts.log[1]["train_loss"] == whole.log[1]["train_loss"]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(parts.model.state_dict()[name], value), name
 
 
 def test_diverging_loss_is_an_error(built: Path, encoded: EncodedDataset, tmp_path: Path) -> None:

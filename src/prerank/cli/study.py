@@ -87,13 +87,14 @@ def tune(
     best: Annotated[Path | None, typer.Option("--best", help="write the best configuration here")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write all trials to this file")] = None,
 ) -> None:
-    """Search learning rate, batch and start of embeddings for the best validation AUC, the same for every model.
+    """Search learning rate, batch, decay and start of embeddings for the best validation AUC, for every model alike.
 
     Example: prerank tune configs/ml-1m/fit.yaml --trials 12 --storage runs/tune/fit.journal --best tuned/fit.yaml
     """
     tuned = search(read_run(config, changes or ()), trials, storage, console.TrainingDisplay, seed)
     facts = tuned.facts
-    listing = console.plain_table("trial", *facts["space"], "valid AUC", "")
+    names = [key.partition(".")[2].replace("_", " ") for key in facts["space"]]
+    listing = console.plain_table("trial", *names, "valid AUC", "")
     for number, trial in enumerate(facts["trials"]):
         values = [f"{value:g}" for value in trial["values"].values()]
         listing.add_row(

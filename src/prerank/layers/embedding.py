@@ -73,6 +73,11 @@ class FieldEmbeddings(nn.Module):
         return torch.cat([missing.to(weights.dtype), weights * ~missing], dim=-1)
 
 
+def embedding_tables(module: nn.Module) -> list[nn.Parameter]:
+    """The tables of all fields within a module."""
+    return [table for part in module.modules() if isinstance(part, FieldEmbeddings) for table in part.tables]
+
+
 def _rows(values: Values) -> int:
     """Rows of a field's table."""
     match values:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -35,6 +34,7 @@ class Knob(Strict):
 SPACE: Mapping[str, Knob] = {
     "training.learning_rate": Knob(low=2e-4, high=5e-3),
     "training.batch_rows": Knob(choices=(1024, 2048, 4096)),
+    "training.embedding_decay": Knob(choices=(0.0, 1.0, 10.0)),
     "model.embedding_std": Knob(choices=(1e-4, 1e-2, 5e-2)),
 }
 """The same for every model: what all of them have and the papers leave open or to a grid search."""
@@ -194,7 +194,7 @@ def _defaults(config: RunConfig) -> dict[str, float]:
         section, name = key.split(".")
         value = float(values[section][name])
         if knob.choices:
-            found[key] = min(knob.choices, key=lambda choice: abs(math.log(choice / value)))
+            found[key] = min(knob.choices, key=lambda choice: abs(choice - value))
         else:
             assert knob.low is not None
             assert knob.high is not None

@@ -21,6 +21,11 @@ class TrainingConfig(Strict):
     max_epochs: int = Field(default=20, ge=1)
     patience: int = Field(default=3, ge=1, description="epochs without a better validation AUC before stopping")
     clip_norm: float = Field(default=10.0, gt=0, description="bound of the gradient's global norm")
+    embedding_decay: float = Field(
+        default=0.0,
+        ge=0,
+        description="decoupled weight decay of embedding tables alone, in learning rates a step",
+    )
     fresh_negatives: bool = Field(default=False, description="draw new training negatives for every epoch")
     negatives: int | None = Field(default=None, ge=1, description="per positive; by default as many as are stored")
     teacher: Path | None = Field(default=None, description="a finished run on the same data set, to learn from")

@@ -31,6 +31,7 @@ from prerank.training.checkpoint import (
 )
 from prerank.training.config import RunConfig
 from prerank.training.memory import keep_freed_memory
+from prerank.training.optimiser import make_optimiser
 from prerank.training.teacher import Teacher
 
 LOG = "metrics.jsonl"
@@ -147,8 +148,7 @@ class TrainingRun:
         self.teacher = teacher and Teacher(teacher.model.to(self.device), teacher.fingerprint)
         torch.manual_seed(config.seed)
         self.model = create(config.architecture, data.encoder.inputs).to(self.device)
-        fused = self.device.type in ("cpu", "cuda")
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, fused=fused)
+        self.optimiser = make_optimiser(self.model, settings, fused=self.device.type in ("cpu", "cuda"))
         self.relaxed = torch.compile(self.model.relaxed) if settings.compile else self.model.relaxed
         self.loader = Loader(
             data, "train", settings.batch_rows, config.seed, settings.fresh_negatives, settings.negatives
@@ -274,10 +274,13 @@ def _prior(loader: Loader) -> float:
 def _identity(config: RunConfig, data: EncodedDataset, teacher: Teacher | None) -> str:
     """A hash of what must not change between a checkpoint and its continuation.
 
-    How often to checkpoint and how long to train may change; the paths of data and teacher may, their content not.
+    How often to checkpoint and how long to train may change; the paths of data and teacher may, their content not. A
+    decay of zero is not written, as before there was one.
     """
     dataset = data.dataset
     free = {"checkpoint_steps", "max_epochs", "patience", "teacher"}
+    if not config.training.embedding_decay:
+        free.add("embedding_decay")
     content = {
         "model": config.architecture.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json", exclude=free),
