@@ -46,9 +46,9 @@ def runs(built: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """A trained FIT, its twin, and a Two-Tower with hardly any training."""
     directory = tmp_path_factory.mktemp("runs")
     small = {"embedding": 4, "tower": [16, 8], "meta_queries": 4}
-    models = {"fit": ("fit", 12), "twin": ("fit", 12), "poor": ("two_tower", 1)}
+    models = {"fit": ("fit", 30), "twin": ("fit", 30), "poor": ("two_tower", 1)}
     for name, (model, epochs) in models.items():
-        training = TrainingConfig(max_epochs=epochs, batch_rows=256, learning_rate=0.01)
+        training = TrainingConfig(max_epochs=epochs, patience=epochs, batch_rows=128, learning_rate=0.01)
         values = small_config(model, **small).model_dump(mode="json")
         run_experiment(RunConfig(data=built, model=values, training=training), directory / name)
     return {name: directory / name for name in models}
