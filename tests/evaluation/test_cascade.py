@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn import metrics
 
 from prerank.evaluation.cascade import let_through, mean_and_error, ndcg, ranks, recall, shown
 
@@ -56,7 +57,6 @@ def test_against_brute_force() -> None:
 
 
 def test_ndcg_against_scikit_learn() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     judge, scores = ranks(random_scores(40, 60, 4)), random_scores(40, 60, 5)
     for top in (1, 10, 60):
         gains = np.maximum(top - judge, 0)

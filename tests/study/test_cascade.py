@@ -163,7 +163,6 @@ def test_tables_and_figure(result: dict[str, Any], tmp_path: Path) -> None:
     assert "| fit (the ranker itself) |" in text and f"| {UNRANKED} | - |" in text
     widths = {len(line.split("|")) for line in text.splitlines() if line.startswith("| pre-ranker")}
     assert widths == {9, 7}
-    pytest.importorskip("matplotlib")
     draw(result, tmp_path / "cascade.svg")
     assert "twin" in (tmp_path / "cascade.svg").read_text("utf-8")
 

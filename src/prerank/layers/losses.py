@@ -95,9 +95,8 @@ def generation(generated: Tensor, partner: Tensor, chosen: Tensor) -> Tensor:
 def stage_order(logits: Tensor, grades: Tensor) -> Tensor:
     """1 - NDCG of a request's candidates by grade, with differentiable ranks (ApproxNDCG, Qin et al. 2010).
 
-    Candidate i has rank 1 + sum over j != i of sigmoid(s_j - s_i), and with grade g it gains 2^g - 1. Relaxed
-    permutation matrices (NeuralSort, SoftSort) in place of ranks reach the right order of five free logits in a third
-    of the starts, this form in nearly all. Requests whose grades are all the same are left out.
+    Candidate i has rank 1 + sum over j != i of sigmoid(s_j - s_i), and with grade g it gains 2^g - 1.
+    Requests whose grades are all the same are left out.
 
     Args:
         logits: (B, C).

@@ -191,16 +191,7 @@ def listening_at(host: str, port: int, place: str) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def reserved(host: str, port: int, place: str) -> Iterator[int]:
-    """A port at which several processes may listen, each with a socket of its own, and nobody else.
-
-    Args:
-        host: name or address.
-        port: 0 for any free one.
-        place: what messages call the setting.
-
-    Raises:
-        ConfigError: there can be none.
-    """
+    """A port at which several processes may listen, each with a socket of its own; arguments as of ``listening_at``."""
     with _bound(host, port, place) as alone:  # or it would be shared with another service
         port = alone.getsockname()[1]
     with _bound(host, port, place, socket.SO_REUSEPORT):
