@@ -70,16 +70,21 @@ def test_category_alignment_without_categories_is_zero() -> None:
 
 @settings(deadline=None)
 @given(SEEDS, st.booleans())
-def test_info_nce_equals_the_loop(seed: int, masked: bool) -> None:
-    items, ids, positives = draw(seed, 7, 4), torch.tensor([3, 1, 3, 2, 1, 3, 9]), torch.tensor([0, 4, 6])
-    users = draw(seed + 1, 3, 4)
+def test_info_nce_and_its_gradient_equal_the_loops(seed: int, masked: bool) -> None:
+    """Rows of one item are alike; unknown items (0) are not. Each item's gradient is that of all its rows."""
+    ids, rows, positives = torch.tensor([3, 1, 3, 0, 1, 3, 0]), [0, 1, 0, 2, 1, 0, 3], torch.tensor([0, 4, 6])
+    vectors, users = draw(seed, 4, 4).requires_grad_(), draw(seed + 1, 3, 4).requires_grad_()
+    items = vectors[rows]
     losses = []
-    for user, own in zip(users.numpy(), positives.tolist(), strict=True):
-        others = [j for j in range(7) if not masked or j == own or ids[j] != ids[own]]
-        scores = {j: np.exp(cosine(user, items[j].numpy()) / 0.1) for j in others}
-        losses.append(-np.log(scores[own] / sum(scores.values())))
-    loss = info_nce(users, items, positives, 0.1, ids if masked else None)
-    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
+    for user, own in zip(users, positives.tolist(), strict=True):
+        others = [j for j in range(7) if not masked or j == own or ids[j] == 0 or ids[j] != ids[own]]
+        scores = {j: (torch.cosine_similarity(user, items[j], dim=0) / 0.1).exp() for j in others}
+        losses.append(-torch.log(scores[own] / torch.stack(list(scores.values())).sum()))
+    expected = torch.stack(losses).mean()
+    loss = info_nce(users, vectors[rows], positives, 0.1, ids if masked else None)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    for found, right in zip(*(torch.autograd.grad(each, (vectors, users)) for each in (loss, expected)), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-4)
 
 
 def test_info_nce_without_positives_is_zero() -> None:

@@ -1,8 +1,8 @@
 """The dense layer of towers: nn.Linear through the faster of the two matrix libraries that PyTorch brings.
 
 For float32 on a CPU, PyTorch takes MKL, which leaves AVX-512 unused on processors that are not Intel's, and with it
-half of their arithmetic. oneDNN uses it on all of them. It compiles a kernel for each shape, so it pays for layers
-whose number of rows is the batch's, not for ragged ones.
+half of their arithmetic. oneDNN uses it on all of them. It compiles a kernel for each shape, which takes milliseconds, so it pays for
+large products and those whose number of rows is the batch's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 FEWEST = 1 << 20  # multiplications of a product: below, oneDNN's preparation takes longer than the product
 
@@ -23,11 +24,16 @@ class Dense(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
         """(..., inputs) to (..., outputs)."""
-        weight, rows = self.weight, input.shape[:-1].numel()
-        if not _of_one_dnn(input, weight) or rows * weight.numel() < FEWEST:
-            return super().forward(input)
-        out: Tensor = _Dense.apply(input.reshape(rows, -1), weight, self.bias)  # type: ignore[no-untyped-call]
-        return out.view(*input.shape[:-1], -1)
+        return dense(input, self.weight, self.bias)
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear: (..., inputs), (outputs, inputs) and (outputs,) to (..., outputs)."""
+    rows = x.shape[:-1].numel()
+    if not _of_one_dnn(x, weight) or rows * weight.numel() < FEWEST:
+        return F.linear(x, weight, bias)
+    out: Tensor = _Dense.apply(x.reshape(rows, -1), weight, bias)  # type: ignore[no-untyped-call]
+    return out.view(*x.shape[:-1], -1)
 
 
 def _of_one_dnn(x: Tensor, weight: Tensor) -> bool:

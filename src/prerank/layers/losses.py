@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from prerank.layers.dense import dense
 from prerank.layers.similarity import normalised
 
 
@@ -60,24 +61,29 @@ def _scatter(vectors: Tensor) -> Tensor:
 def info_nce(users: Tensor, items: Tensor, positives: Tensor, temperature: float, ids: Tensor | None) -> Tensor:
     """IntTower's CIR: each user's cosine with its positive, against those with all items of the batch (eq. 10).
 
+    An item that the batch holds several times is compared once and counted as often.
+
     Args:
         users: (Q, W), one for each positive pair.
         items: (N, W) of the batch.
         positives: (Q,) rows of ``items``.
         temperature: tau.
-        ids: (N,) which item each row is; other rows of the positive's item are then not taken for negatives.
+        ids: (N,) which item each row is, 0 if unknown; other rows of the positive's item are then not taken for
+            negatives.
 
     Returns:
         The mean over the Q pairs; 0 where there are none.
     """
     if len(positives) == 0:
         return items.sum() * 0.0
-    similarities = normalised(users) @ normalised(items).T / temperature
-    if ids is not None:
-        again = ids[positives].unsqueeze(1) == ids
-        again.scatter_(1, positives.unsqueeze(1), value=False)
-        similarities = similarities.masked_fill(again, -torch.inf)
-    return F.cross_entropy(similarities, positives)
+    rows = torch.arange(len(items), device=items.device)
+    names = rows if ids is None else torch.where(ids == 0, -1 - rows, ids)  # unknown items may differ
+    distinct, which, counts = names.unique(return_inverse=True, return_counts=True)
+    first = torch.empty_like(distinct).scatter_(0, which, rows)  # any: rows of one item are alike
+    target, repeated = which[positives], counts.to(items.dtype).log()
+    logits = dense(normalised(users) / temperature, normalised(items.index_select(0, first)), repeated)
+    logits = logits.scatter_add(1, target.unsqueeze(1), -repeated[target].unsqueeze(1))
+    return F.cross_entropy(logits, target)
 
 
 def generation(generated: Tensor, partner: Tensor, chosen: Tensor) -> Tensor:

@@ -73,7 +73,9 @@ def head_similarities(user: Tensor, item: Tensor, user_heads: int, item_heads: i
     """(..., Hu, Hv) dot products of all pairs of heads of (..., Hu * P) and (..., Hv * P) (FIT eq. 13)."""
     of_user: Tensor = user.unflatten(-1, (user_heads, -1))
     of_item: Tensor = item.unflatten(-1, (item_heads, -1))
-    return of_user @ of_item.transpose(-1, -2)
+    if user.dim() == item.dim() > 1 and user.shape[-2] == 1 < item.shape[-2]:  # one user, its candidates' heads in a row
+        return (of_user.squeeze(-3) @ of_item.flatten(-3, -2).mT).unflatten(-1, (-1, item_heads)).movedim(-2, -3)
+    return of_user @ of_item.mT
 
 
 def sum_max(similarities: Tensor) -> Tensor:
@@ -104,11 +106,17 @@ class MaxCosine(nn.Module):
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         """(..., Hu * P) and (..., Hv * P) to (...)."""
-        sides = zip((user, item), self.heads, strict=True)
-        user, item = (normalised(side.unflatten(-1, (heads, -1))).flatten(-2) for side, heads in sides)
-        best = sum_max(head_similarities(user, item, *self.heads)) / self.heads[0]
-        logit: Tensor = self.scale * best + self.bias
+        cosines = head_similarities(user, item, *self.heads) / (
+            _lengths(user, self.heads[0]).unsqueeze(-1) * _lengths(item, self.heads[1]).unsqueeze(-2)
+        )
+        logit: Tensor = self.scale * sum_max(cosines) / self.heads[0] + self.bias
         return logit
+
+
+def _lengths(x: Tensor, heads: int) -> Tensor:
+    """(..., H * P) to (..., H), as ``normalised`` takes them."""
+    lengths: Tensor = torch.linalg.vector_norm(x.unflatten(-1, (heads, -1)), dim=-1)
+    return lengths.clamp(min=1e-12)
 
 
 class LightweightScorer(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
@@ -71,11 +72,7 @@ class IntTower(PreRankingModel):
 
     def user(self, features: Features, history: History) -> Tensor:
         """(B, L * H * P) the heads of every layer (eq. 6)."""
-        x = self.user_se(torch.cat([self.user_fields(features), mean_pool(history)], dim=-1))
-        layers = self.user_tower.every(x)
-        layers = [x, *layers] if self.config.official_compat else layers
-        heads = [project(h) for project, h in zip(self.user_heads, layers[self.layers], strict=True)]
-        return torch.cat([self._joined(of_layer) for of_layer in heads], dim=-1)
+        return torch.cat(self._user_heads(features, history), dim=-1)
 
     def item(self, features: Features) -> Tensor:
         """(R, H * P) the heads of the last layer (eq. 7)."""
@@ -83,21 +80,32 @@ class IntTower(PreRankingModel):
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """The sum of the layers' scores (eqs. 8 and 9)."""
-        layers = user.split(self.width, dim=-1)
-        scores = [scorer(of_layer, item) for scorer, of_layer in zip(self.scorers, layers, strict=True)]
-        return torch.stack(scores).sum(dim=0)
+        return self._score(user.split(self.width, dim=-1), item)
 
     def relaxed(self, batch: Batch, epochs: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The served path with CIR: positives against all items of the batch (eq. 10)."""
         del epochs
-        users, items = self.user(batch.user, self.history(batch)), self.item(batch.items)
-        logits = self.score(users.unsqueeze(1), items.unflatten(0, batch.labels.shape))
+        users, items = self._user_heads(batch.user, self.history(batch)), self.item(batch.items)
+        logits = self._score([layer.unsqueeze(1) for layer in users], items.unflatten(0, batch.labels.shape))
+        if not self.config.cir:
+            return logits, {}
         positives = (batch.labels.flatten() == 1).nonzero().squeeze(1)
-        owners = positives // batch.labels.shape[1]
-        last = users[owners, -self.width :]
+        last = users[-1].index_select(0, positives // batch.labels.shape[1])
         ids = batch.items.columns.get(self.inputs.item_id)
         assert not isinstance(ids, Ragged)
         return logits, {"cir": self.config.cir * info_nce(last, items, positives, self.config.temperature, ids)}
+
+    def _user_heads(self, features: Features, history: History) -> list[Tensor]:
+        """(B, H * P) of each layer."""
+        x = self.user_se(torch.cat([self.user_fields(features), mean_pool(history)], dim=-1))
+        layers = self.user_tower.every(x)
+        layers = [x, *layers] if self.config.official_compat else layers
+        heads = [project(h) for project, h in zip(self.user_heads, layers[self.layers], strict=True)]
+        return [self._joined(of_layer) for of_layer in heads]
+
+    def _score(self, layers: Sequence[Tensor], item: Tensor) -> Tensor:
+        scores = [scorer(of_layer, item) for scorer, of_layer in zip(self.scorers, layers, strict=True)]
+        return torch.stack(scores).sum(dim=0)
 
     def _joined(self, heads: Tensor) -> Tensor:
         return heads if self.config.scorer == "concat" else as_joined(self.config.scorer, heads)
