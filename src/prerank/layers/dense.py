@@ -1,8 +1,8 @@
 """The dense layer of towers: nn.Linear through the faster of the two matrix libraries that PyTorch brings.
 
 For float32 on a CPU, PyTorch takes MKL, which leaves AVX-512 unused on processors that are not Intel's, and with it
-half of their arithmetic. oneDNN uses it on all of them. It compiles a kernel for each shape, which takes milliseconds, so it pays for
-large products and those whose number of rows is the batch's.
+half of their arithmetic. oneDNN uses it on all of them. It compiles a kernel for each shape, which takes milliseconds,
+so it pays for large products and for those whose number of rows is the batch's.
 """
 
 from __future__ import annotations

@@ -81,8 +81,8 @@ def info_nce(users: Tensor, items: Tensor, positives: Tensor, temperature: float
     distinct, which, counts = names.unique(return_inverse=True, return_counts=True)
     first = torch.empty_like(distinct).scatter_(0, which, rows)  # any: rows of one item are alike
     target, repeated = which[positives], counts.to(items.dtype).log()
-    logits = dense(normalised(users) / temperature, normalised(items.index_select(0, first)), repeated)
-    logits = logits.scatter_add(1, target.unsqueeze(1), -repeated[target].unsqueeze(1))
+    logits = dense(normalised(users) / temperature, normalised(items.index_select(0, first)), repeated).float()
+    logits = logits.scatter_add(1, target.unsqueeze(1), -repeated[target].float().unsqueeze(1))
     return F.cross_entropy(logits, target)
 
 
