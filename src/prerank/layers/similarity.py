@@ -75,8 +75,9 @@ def head_similarities(user: Tensor, item: Tensor, user_heads: int, item_heads: i
     of_item: Tensor = item.unflatten(-1, (item_heads, -1))
     if user.dim() == item.dim() > 1 and user.shape[-2] == 1 < item.shape[-2]:
         # One user: its candidates' heads in a row, so that its own are not copied for each.
-        in_a_row: Tensor = of_user.squeeze(-3) @ of_item.flatten(-3, -2).mT
-        return in_a_row.unflatten(-1, (-1, item_heads)).movedim(-2, -3)
+        in_a_row = of_user.squeeze(-3) @ of_item.flatten(-3, -2).mT
+        of_candidates: Tensor = in_a_row.unflatten(-1, (-1, item_heads)).movedim(-2, -3)
+        return of_candidates
     return of_user @ of_item.mT
 
 
