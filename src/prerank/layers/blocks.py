@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from threading import Barrier
 from typing import TypeVar
 
@@ -58,13 +57,6 @@ def in_parallel(blocks: Sequence[Block], work: Callable[[Sequence[Block]], tuple
 
     results = list(_pool(os.getpid(), torch.get_num_threads()).map(share, range(threads)))
     return [torch.stack(parts).sum(0) for parts in zip(*results, strict=True)]
-
-
-def shares(rows: int) -> list[slice]:
-    """Rows cut into as many equal runs as threads may work on them."""
-    threads = torch.get_num_threads()
-    edges = [rows * number // threads for number in range(threads + 1)]
-    return [slice(start, stop) for start, stop in pairwise(edges) if stop > start] or [slice(0, 0)]
 
 
 @cache

@@ -12,9 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import prange
 
 from prerank.layers.compiled.base import compiled
 from prerank.layers.compiled.products import add_product
+from prerank.layers.compiled.threads import in_shares
 
 _ZERO = np.float32(0)
 
@@ -167,6 +169,46 @@ def weighted_sums_backward(
             depth,
         )  # fmt: skip
         _scatter(d_past, values, begin, length, d_table)
+
+
+@in_shares
+def first_layers(
+    edges: Any, table: Any, values: Any, offsets: Any, queries: Any, of_queries: Any, places: Any, of_step: Any,
+    of_product: Any, x: Any,
+) -> None:  # fmt: skip
+    """``first_layer`` for all requests."""
+    for n in prange(len(edges) - 1):
+        first_layer(edges[n], edges[n + 1], table, values, offsets, queries, of_queries, places, of_step, of_product, x)
+
+
+@in_shares
+def first_layers_backward(
+    edges: Any, table: Any, values: Any, offsets: Any, queries: Any, of_product: Any, rows_of_step: Any,
+    rows_of_product: Any, d_x: Any, d_queries: Any, d_of_queries: Any, d_table: Any, d_places: Any, d_step: Any,
+    d_product: Any,
+) -> None:  # fmt: skip
+    """``first_layer_backward`` for all requests; what it adds to has one more dimension, the share's."""
+    for n in prange(len(edges) - 1):
+        first_layer_backward(
+            edges[n], edges[n + 1], table, values, offsets, queries, of_product, rows_of_step, rows_of_product, d_x,
+            d_table[n], d_queries, d_of_queries, d_places[n], d_step[n], d_product[n],
+        )  # fmt: skip
+
+
+@in_shares
+def all_sums(edges: Any, table: Any, values: Any, offsets: Any, weights: Any, out: Any) -> None:
+    """``weighted_sums`` of all requests."""
+    for n in prange(len(edges) - 1):
+        weighted_sums(edges[n], edges[n + 1], table, values, offsets, weights, out)
+
+
+@in_shares
+def all_sums_backward(
+    edges: Any, table: Any, values: Any, offsets: Any, weights: Any, grad: Any, d_weights: Any, d_table: Any
+) -> None:
+    """``weighted_sums_backward`` of all requests; ``d_table`` has one more dimension, the share's."""
+    for n in prange(len(edges) - 1):
+        weighted_sums_backward(edges[n], edges[n + 1], table, values, offsets, weights, grad, d_weights, d_table[n])
 
 
 @compiled

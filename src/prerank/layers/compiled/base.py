@@ -1,4 +1,4 @@
-"""What compiled functions are made of: the decorator, functions of LLVM that Numba has no name for, the sigmoid."""
+"""What compiled functions are made of: decorators, functions of LLVM that Numba has no name for, the sigmoid."""
 
 from __future__ import annotations
 

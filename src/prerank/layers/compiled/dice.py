@@ -6,16 +6,16 @@ W channels, O outputs; x, d_x, out and d_out are matrices of R rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
-from prerank.layers.blocks import in_parallel, shares
 from prerank.layers.compiled.base import LOG2_E, compiled, gate
 from prerank.layers.compiled.products import add_product
+from prerank.layers.compiled.threads import arrays, in_shares, per_share, row_shares
 
 TILE = 64  # rows
 FIRST = 1024  # rows whose mean the distances are counted from
@@ -127,32 +127,50 @@ def _subtract_line(d_x: Any, x: Any, start: int, stop: int, level: Any, tilt: An
             d_x[r, h] -= level[h] + tilt[h] * x[r, h]
 
 
+@in_shares
+def _add_all_moments(edges: Any, x: Any, shift: Any, sums: Any, squares: Any) -> None:
+    for n in prange(len(edges) - 1):
+        _add_moments(x, edges[n], edges[n + 1], shift, sums[n], squares[n])
+
+
+@in_shares
+def _forward_all(
+    edges: Any, x: Any, alpha: Any, weight: Any, bias: Any, mean: Any, rstd: Any, out: Any
+) -> None:  # fmt: skip
+    for n in prange(len(edges) - 1):
+        _forward(x, edges[n], edges[n + 1], alpha, weight, bias, mean, rstd, out)
+
+
+@in_shares
+def _backward_all(
+    edges: Any, x: Any, alpha: Any, weight: Any, mean: Any, rstd: Any, d_out: Any, d_x: Any, d_weight: Any, sums: Any
+) -> None:
+    for n in prange(len(edges) - 1):
+        _backward(
+            x, edges[n], edges[n + 1], alpha, weight, mean, rstd, d_out, d_x, d_weight[n], sums[n, 0], sums[n, 1],
+            sums[n, 2],
+        )  # fmt: skip
+
+
+@in_shares
+def _subtract_everywhere(edges: Any, d_x: Any, x: Any, level: Any, tilt: Any) -> None:
+    for n in prange(len(edges) - 1):
+        _subtract_line(d_x, x, edges[n], edges[n + 1], level, tilt)
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each column of (R, W), as ``layers.dice`` has them."""
-    shift = x[:FIRST].mean(0)
-
-    def add_up(rows: Sequence[slice]) -> tuple[Tensor, ...]:
-        sums, squares = torch.zeros(2, x.shape[1], dtype=torch.float64)
-        for some in rows:
-            _add_moments(x.numpy(), some.start, some.stop, shift.numpy(), sums.numpy(), squares.numpy())
-        return sums, squares
-
-    sums, squares = in_parallel(shares(len(x)), add_up)
-    mean, square = sums / len(x), squares / len(x)
+    shift, edges = x[:FIRST].mean(0), row_shares(len(x))
+    sums, squares = torch.zeros(2, len(edges) - 1, x.shape[1], dtype=torch.float64)
+    _add_all_moments(edges, x.numpy(), shift.numpy(), sums.numpy(), squares.numpy())
+    mean, square = sums.sum(0) / len(x), squares.sum(0) / len(x)
     return (shift + mean).to(x.dtype), (square - mean.square()).to(x.dtype)
 
 
 def dice_linear(x: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """(R, O) = Linear(Dice(x)) for given mean and 1 / standard deviation."""
     out = x.new_empty(len(x), len(weight))
-    arrays = [tensor.numpy() for tensor in (alpha, weight.T.contiguous(), bias, mean, rstd, out)]
-
-    def fill(rows: Sequence[slice]) -> tuple[Tensor, ...]:
-        for some in rows:
-            _forward(x.numpy(), some.start, some.stop, *arrays)
-        return ()
-
-    in_parallel(shares(len(x)), fill)
+    _forward_all(row_shares(len(x)), *arrays(x, alpha, weight.T.contiguous(), bias, mean, rstd, out))
     return out
 
 
@@ -160,23 +178,12 @@ def dice_linear_backward(
     x: Tensor, alpha: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, grad: Tensor, d_x: Tensor
 ) -> tuple[Tensor, ...]:
     """Fill in ``d_x`` as if mean and deviation were constants; gradients of weight and alpha, two sums of dz."""
-    arrays = [tensor.numpy() for tensor in (alpha, weight, mean, rstd, grad, d_x)]
-
-    def differentiate(rows: Sequence[slice]) -> tuple[Tensor, ...]:
-        sums = (torch.zeros_like(weight), *x.new_zeros(3, x.shape[1]))
-        for some in rows:
-            _backward(x.numpy(), some.start, some.stop, *arrays, *(each.numpy() for each in sums))
-        return sums
-
-    return tuple(in_parallel(shares(len(x)), differentiate))
+    edges = row_shares(len(x))
+    d_weight, sums = per_share(edges, weight), per_share(edges, x.new_empty(3, x.shape[1]))
+    _backward_all(edges, *arrays(x, alpha, weight, mean, rstd, grad, d_x, d_weight, sums))
+    return (d_weight.sum(0), *sums.sum(0))
 
 
 def subtract_line(d_x: Tensor, x: Tensor, level: Tensor, tilt: Tensor) -> None:
     """``d_x`` -= level + tilt * x: what mean and variance of the batch take of the gradient."""
-
-    def correct(rows: Sequence[slice]) -> tuple[Tensor, ...]:
-        for some in rows:
-            _subtract_line(d_x.numpy(), x.numpy(), some.start, some.stop, level.numpy(), tilt.numpy())
-        return ()
-
-    in_parallel(shares(len(x)), correct)
+    _subtract_everywhere(row_shares(len(x)), *arrays(d_x, x, level, tilt))

@@ -5,7 +5,6 @@ Both read behaviours from the (M, D) table and know the order of rows that ``att
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from prerank.batch import Ragged
-from prerank.layers.blocks import in_parallel
 from prerank.layers.compiled import attention
+from prerank.layers.compiled.threads import arrays, per_share, request_shares
 
 
 class FirstLayer(torch.autograd.Function):
@@ -29,14 +28,7 @@ class FirstLayer(torch.autograd.Function):
         ctx.steps, ctx.places = steps, len(places)
         x = table.new_empty(len(steps.values) * queries.shape[1], len(step))
         given = (queries, of_queries, places, step.T.contiguous(), product.T.contiguous(), x)
-        arrays = [*_lists(table, steps), *(each.numpy() for each in given)]
-
-        def fill(requests: Sequence[slice]) -> tuple[Tensor, ...]:
-            for some in requests:
-                attention.first_layer(some.start, some.stop, *arrays)
-            return ()
-
-        in_parallel(request_shares(steps), fill)
+        attention.first_layers(request_shares(steps), *arrays(table, steps.values, steps.offsets, *given))
         return x
 
     @staticmethod
@@ -46,18 +38,13 @@ class FirstLayer(torch.autograd.Function):
         steps: Ragged = ctx.steps
         d_queries, d_of_queries = torch.empty_like(queries), queries.new_empty(*queries.shape[:2], len(step))
         given = (queries, product.T.contiguous(), step, product, grad.contiguous())
-        arrays = [*_lists(table, steps), *(each.numpy() for each in given)]
-
-        def differentiate(requests: Sequence[slice]) -> tuple[Tensor, ...]:
-            d_table, d_places = torch.zeros_like(table), table.new_zeros(ctx.places, len(step))
-            d_matrices = table.new_zeros(2, table.shape[1], len(step))
-            sums = (d_table, d_queries, d_of_queries, d_places, *d_matrices)
-            for some in requests:
-                attention.first_layer_backward(some.start, some.stop, *arrays, *(each.numpy() for each in sums))
-            return d_table, d_places, d_matrices
-
-        d_table, d_places, (d_step, d_product) = in_parallel(request_shares(steps), differentiate)
-        return d_table, d_queries, d_of_queries, d_places, d_step.T, d_product.T, None
+        edges = request_shares(steps)
+        d_table, d_places = per_share(edges, table), per_share(edges, table.new_empty(ctx.places, len(step)))
+        d_step, d_product = per_share(edges, step.T), per_share(edges, product.T)
+        sums = (d_queries, d_of_queries, d_table, d_places, d_step, d_product)
+        attention.first_layers_backward(edges, *arrays(table, steps.values, steps.offsets, *given, *sums))
+        of_step, of_product = d_step.sum(0).T, d_product.sum(0).T
+        return d_table.sum(0), d_queries, d_of_queries, d_places.sum(0), of_step, of_product, None
 
 
 class WeightedSums(torch.autograd.Function):
@@ -68,41 +55,15 @@ class WeightedSums(torch.autograd.Function):
         ctx.save_for_backward(table, weights)
         ctx.steps = steps
         out = table.new_empty(len(steps.offsets) - 1, count, table.shape[1])
-        arrays = [*_lists(table, steps), weights.numpy(), out.numpy()]
-
-        def fill(requests: Sequence[slice]) -> tuple[Tensor, ...]:
-            for some in requests:
-                attention.weighted_sums(some.start, some.stop, *arrays)
-            return ()
-
-        in_parallel(request_shares(steps), fill)
+        attention.all_sums(request_shares(steps), *arrays(table, steps.values, steps.offsets, weights, out))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, weights = ctx.saved_tensors
-        d_weights = torch.empty_like(weights)
-        given = (weights, grad.contiguous(), d_weights)
-        arrays = [*_lists(table, ctx.steps), *(each.numpy() for each in given)]
-
-        def differentiate(requests: Sequence[slice]) -> tuple[Tensor, ...]:
-            d_table = torch.zeros_like(table)
-            for some in requests:
-                attention.weighted_sums_backward(some.start, some.stop, *[*arrays, d_table.numpy()])
-            return (d_table,)
-
-        (d_table,) = in_parallel(request_shares(ctx.steps), differentiate)
-        return d_table, d_weights, None, None
-
-
-def request_shares(steps: Ragged) -> list[slice]:
-    """Requests cut into runs with about as many behaviours, one for each thread."""
-    threads, requests = torch.get_num_threads(), len(steps.offsets) - 1
-    wanted = torch.arange(1, threads) * (len(steps.values) / threads)
-    edges = [0, *torch.searchsorted(steps.offsets, wanted.long()).clamp(max=requests).tolist(), requests]
-    return [slice(edges[n], edges[n + 1]) for n in range(threads)]
-
-
-def _lists(table: Tensor, steps: Ragged) -> tuple[Any, ...]:
-    return table.numpy(), steps.values.numpy(), steps.offsets.numpy()
+        steps, edges = ctx.steps, request_shares(ctx.steps)
+        d_weights, d_table = torch.empty_like(weights), per_share(edges, table)
+        given = (table, steps.values, steps.offsets, weights, grad.contiguous(), d_weights, d_table)
+        attention.all_sums_backward(edges, *arrays(*given))
+        return d_table.sum(0), d_weights, None, None
