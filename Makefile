@@ -37,10 +37,10 @@ $(VENV)-oracles/.ready: pyproject.toml constraints.txt tests/oracles/requirement
 		--constraint constraints.txt
 	@touch $@
 
-# Rows a second of training beside other packages; the data sets are those of `make study`.
+# Rows a second of training beside other packages, an epoch of ml-1m each (docs/training-speed.md).
 .PHONY: training-speed
 training-speed: $(VENV)/.dev $(VENV)-oracles/.ready
-	$(BIN)/prerank bench training --peers $(VENV)-oracles/bin/python --rounds 4 --steps 30 --json results/training.json
+	$(BIN)/prerank bench training --peers $(VENV)-oracles/bin/python --rounds 10 --steps 57 --batches 60 --json results/training.json
 
 # Clients of the open protocol, and Schemathesis, against the service. They are installed into environments of their own:
 # KServe's client is asked in a process of its own, because it registers the same messages as NVIDIA's.
