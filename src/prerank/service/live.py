@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from http import HTTPStatus
 from math import inf
 from pathlib import Path
@@ -16,6 +17,7 @@ from prerank.errors import PrerankError
 from prerank.publish.generation import CURRENT, GENERATIONS, locate, open_generation
 from prerank.service.group.members import Worker
 from prerank.service.metrics import Metrics
+from prerank.service.pace import paced
 from prerank.service.refusal import busy
 from prerank.service.settings import ServiceConfig
 from prerank.service.shared_rows import SharedRows
@@ -178,9 +180,10 @@ class Live:
             self._serve(self.directory / GENERATIONS / self.fallback)
 
     def _serve(self, place: Path) -> None:
-        # with a shared store, the local one is for emergencies, and its rows need not be in memory
-        generation = open_generation(place, preload=self.config.preload and self.shared is None)
-        warm_up(generation)
+        with paced() if self._ranker else nullcontext():  # while requests are answered
+            # with a shared store, the local one is for emergencies, and its rows need not be in memory
+            generation = open_generation(place, preload=self.config.preload and self.shared is None)
+            warm_up(generation)
         if self.shared is not None:
             self.shared.serve(generation.store)
         self._ranker = PreRanker(generation, self.shared)
