@@ -9,9 +9,11 @@ from typer.testing import CliRunner
 
 from prerank.cli.main import app
 
+KILLS = ("wrong", "refused", "failed_beyond_those_in_flight", "counters_gone_back", "times_not_ready")
 ZERO = {
     "counts": ("counters_off",),
-    "worker_kills": ("wrong", "refused", "failed_beyond_those_in_flight", "counters_gone_back", "times_not_ready"),
+    "worker_kills": KILLS,
+    "worker_kills_under_light_load": KILLS,
     "switches": ("other_answers", "current_is_not_the_last", "workers_elsewhere", "requests_failed_or_wrong"),
     "publisher_kills": ("current_damaged", "partial_generations", "requests_failed_or_wrong", "refused_by_workers"),
 }
@@ -33,3 +35,4 @@ def test_the_committed_run_has_seen_nothing() -> None:
     for part, names in ZERO.items():
         assert {name: written[part][name] for name in names} == dict.fromkeys(names, 0)
     assert written["worker_kills"]["failed"] > 0  # so that it could have seen something
+    assert written["worker_kills_under_light_load"]["seconds_until_it_answers"]["most"] < 3

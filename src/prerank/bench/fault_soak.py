@@ -29,14 +29,15 @@ from prerank.publish.publish import publish_bundle
 WORKERS = 2
 THREADS = 8
 LIVING = 2.0  # seconds of load between two kills of workers
+LIGHT = 0.05  # seconds between the requests of each of two clients
 COUNTED = 'prerank_requests_total{{endpoint="{}",status="200"}}'
 
 
 class Load:
     """Clients that ask, each over one connection, until they are stopped; a connection that fails is opened again."""
 
-    def __init__(self, world: World, server: Server, clients: int) -> None:
-        self.world, self.server = world, server
+    def __init__(self, world: World, server: Server, clients: int, pause: float = 0.0) -> None:
+        self.world, self.server, self.pause = world, server, pause
         self.right = self.wrong = self.refused = 0
         self.failed: list[float] = []  # when
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -69,6 +70,7 @@ class Load:
                 self.right += right
                 self.refused += response.status != 200
                 self.wrong += response.status == 200 and not right
+            self._stop.wait(self.pause)
         connection.close()
 
 
@@ -80,7 +82,7 @@ def fault_soak(
     Args:
         directory: an empty one.
         requests: whose counts are compared with the truth, before any kill.
-        worker_kills: by SIGKILL, under load.
+        worker_kills: by SIGKILL, while clients ask as fast as they can; up to four more under a light load.
         publisher_kills: by SIGKILL at random moments, under load.
         switches: calls of rollback or switch of each of eight threads.
         seed: of models and moments.
@@ -92,14 +94,18 @@ def fault_soak(
     with serving(world.directory, f"workers={WORKERS}") as server:
         server.ready()
         counts = _count(world, server, requests)
-        killed = _kill_workers(world, server, worker_kills)
+        killed = _kill_workers(world, server, worker_kills, THREADS)
         switched = _switch(world, server, switches, seed)
         published = _kill_publishers(world, server, publisher_kills, seed)
+    with serving(world.directory, f"workers={WORKERS}") as server:  # anew: who has ended often is replaced late
+        server.ready()
+        killed_lightly = _kill_workers(world, server, min(worker_kills, 2 * WORKERS), WORKERS, LIGHT)
     return {
         "seed": seed,
         "workers": WORKERS,
         "counts": counts,
         "worker_kills": killed,
+        "worker_kills_under_light_load": killed_lightly,
         "switches": switched,
         "publisher_kills": published,
         "environment": environment(),
@@ -134,9 +140,9 @@ def _count(world: World, server: Server, requests: int) -> dict[str, int]:
     return {"requests": sent, "counters": len(truth), "counters_off": wrong}
 
 
-def _kill_workers(world: World, server: Server, kills: int) -> dict[str, Any]:
-    """Kill workers under load: who notices, and for how long."""
-    load, seconds, until_ready, late, moments = Load(world, server, THREADS), [], [], 0, []
+def _kill_workers(world: World, server: Server, kills: int, clients: int, pause: float = 0.0) -> dict[str, Any]:
+    """Kill workers under the load of some clients: who notices, and for how long."""
+    load, seconds, until_ready, late, moments = Load(world, server, clients, pause), [], [], 0, []
     counters, gone_back, unready = server.counters(), 0, 0
     with load.running():
         for number in range(kills):
@@ -164,12 +170,12 @@ def _kill_workers(world: World, server: Server, kills: int) -> dict[str, Any]:
     late = sum(not any(0 <= when - moment < 1 for moment in moments) for when in load.failed)
     return {
         "kills": kills,
-        "clients": THREADS,
+        "clients": clients,
         "answered": load.right,
         "wrong": load.wrong,
         "refused": load.refused,
         "failed": len(load.failed),
-        "failed_beyond_those_in_flight": max(0, len(load.failed) - kills * THREADS),
+        "failed_beyond_those_in_flight": max(0, len(load.failed) - kills * clients),
         "failed_later_than_a_second_after_a_kill": late,
         "times_not_ready": unready,
         "counters_gone_back": gone_back,
