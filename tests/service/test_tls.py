@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tests.service.conftest import JSON, Running, Serve
 from tests.service.test_workers import ONE, until
@@ -152,6 +153,52 @@ def test_over_grpc(secured: Running, files: Files) -> None:
         assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     with grpc.insecure_channel(f"127.0.0.1:{secured.rpc_port}") as channel, pytest.raises(grpc.RpcError):
         channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=60)
+
+
+def serial(port: int, files: Files) -> int:
+    """Of the certificate that a new connection is shown."""
+    plain = socket.create_connection(("127.0.0.1", port), timeout=60)
+    with files.context(files.client).wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+        shown = connection.getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+def serial_of(certificate: trustme.LeafCert) -> int:
+    return x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes()).serial_number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_renewed_files_need_no_restart(serve: Serve, master: Path, tmp_path: Path, workers: int) -> None:
+    """HTTP, gRPC and operators get the new one, an open connection goes on, and a broken file changes nothing."""
+    files = Files(tmp_path / "files")
+    settings = (
+        f"tls.certificate={files.both}", f"tls.client_ca={files.ca_file}", "grpc_port=0", "admin.port=0",
+        f"workers={workers}",
+    )  # fmt: skip
+    options = [part for setting in settings for part in ("--set", setting)]
+    server = serve(master, *options, admin_token=TOKEN, ready=False)
+    ports = server.port, server.rpc_port, server.admin_port
+    context = files.context(files.client)
+    until(lambda: ask(server.port, context, "/healthz/ready")[0] == 200)
+    kept = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=context)
+    kept.request("GET", "/healthz/live")
+    kept.getresponse().read()
+    assert {serial(port, files) for port in ports} == {serial_of(files.server)}
+
+    files.both.write_bytes(b"not a certificate")
+    until(lambda: "the one before goes on" in server.log.read_text())
+    assert {serial(port, files) for port in ports} == {serial_of(files.server)}
+
+    renewed = files.ca.issue_cert("127.0.0.1")
+    next_file = tmp_path / "next.pem"
+    renewed.private_key_and_cert_chain_pem.write_to_path(str(next_file))
+    next_file.replace(files.both)
+    until(lambda: {serial(port, files) for _ in range(4) for port in ports} == {serial_of(renewed)})
+    kept.request("GET", "/healthz/live")
+    assert kept.getresponse().status == 200
+    kept.close()
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_the_log_has_no_fault(secured: Running) -> None:

@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.service.rpc import as_message
+from tests.service.tensors import as_tensors
 from tests.service.test_rank import ITEMS
 
 from prerank.errors import ConfigError
 from prerank.publish.generation import locate
 from prerank.service import tracing
 from prerank.service.http.app import Service
+from prerank.service.open.rpc import RpcServer
 from prerank.service.settings import ServiceConfig
 from prerank.service.tracing import OpenTelemetry
 
@@ -96,6 +100,38 @@ def test_parts_of_a_request_in_the_callers_trace(traced: Traced, path: str, body
     assert ends[-1] <= whole.end_time
     everything = " ".join(str(dict(span.attributes)) for span in (whole, *spans.values()))
     assert "city" not in everything and "item" not in everything
+
+
+@pytest.mark.parametrize(("model", "code"), [("prerank", "OK"), ("another", "NOT_FOUND")])
+def test_a_call_over_grpc_in_the_callers_trace(traced: Traced, model: str, code: str) -> None:
+    """A span of the call with its parts, and what became of it, refusals included."""
+    message = as_message(as_tensors({"candidates": ITEMS[:2]}), in_bytes=False)
+    message.model_name = model
+    sent = (("traceparent", f"00-{TRACE}-{CALLER}-01"),)
+
+    async def call() -> Any:
+        server = RpcServer(traced.service.engine, None)
+        port = await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            try:
+                await infer(message.SerializeToString(), timeout=60, metadata=sent)
+                return "OK"
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            finally:
+                await server.stop()
+
+    traced.service.engine.config = traced.service.engine.config.model_copy(update={"grpc_port": 0})
+    traced.exporter.clear()
+    assert asyncio.run(call()) == code
+    traced.tracing.flush()
+    spans: dict[str, Any] = {span.name: span for span in traced.exporter.get_finished_spans()}
+    whole = spans["inference.GRPCInferenceService/ModelInfer"]
+    assert f"{whole.context.trace_id:032x}" == TRACE and f"{whole.parent.span_id:016x}" == CALLER
+    assert whole.attributes["rpc.grpc.status_code"] == code and whole.status.is_unset
+    assert ("score" in spans) == (code == "OK")
+    assert all(span.parent.span_id == whole.context.span_id for span in spans.values() if span is not whole)
 
 
 def test_without_a_caller_a_trace_begins(traced: Traced) -> None:

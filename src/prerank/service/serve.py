@@ -20,7 +20,7 @@ from prerank.service.http.app import Service
 from prerank.service.sampling import check_place
 from prerank.service.server import Server
 from prerank.service.settings import ServiceConfig, address_of, read_admin_token, read_token
-from prerank.service.tls import server_context
+from prerank.service.tls import renewing, server_context
 
 
 def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], None]) -> None:
@@ -64,7 +64,7 @@ def serve(directory: Path, config: ServiceConfig, listening: Callable[[str], Non
             port = stack.enter_context(reserved(config.host, config.grpc_port, "host"))
             config = config.model_copy(update={"grpc_port": port})
         supervisor = Supervisor(directory, config, token, listener, partial(begun, config.grpc_port))
-        asyncio.run(_supervised(supervisor, with_admin))
+        asyncio.run(_supervised(supervisor, context, with_admin))
 
 
 WithAdmin = Callable[[Administered], AbstractAsyncContextManager[None]]
@@ -78,12 +78,13 @@ async def _alone(
     with_admin: WithAdmin,
 ) -> None:
     server = Server(service, listener, context, begun=begun)
-    async with with_admin(Alone(server.live.state, server.live.look_now)):
+    group = Alone(server.live.state, server.live.look_now)
+    async with renewing(context, service.config.tls), with_admin(group):
         await server.run_until_end()
     if server.failure is not None:
         raise server.failure
 
 
-async def _supervised(supervisor: Supervisor, with_admin: WithAdmin) -> None:
-    async with with_admin(supervisor):
+async def _supervised(supervisor: Supervisor, context: ssl.SSLContext | None, with_admin: WithAdmin) -> None:
+    async with renewing(context, supervisor.config.tls), with_admin(supervisor):
         await supervisor.run()

@@ -1,11 +1,77 @@
-"""TLS, from an operator's files."""
+"""TLS, from an operator's files, which may be renewed while the service runs."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from prerank.errors import ConfigError
 from prerank.service.settings import TlsConfig
+
+LOOK = 1.0  # seconds between looks at the files
+
+log = logging.getLogger(__name__)
+
+
+class Files:
+    """Certificate and key, as they were when somebody last asked."""
+
+    def __init__(self, config: TlsConfig) -> None:
+        self.config = config
+        self._seen = self._stamps()
+
+    def renewed(self) -> bool:
+        """Whether they are others now, and can be used; what cannot be used is told to the log, once."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return False
+        self._seen = stamps
+        try:
+            server_context(self.config)
+        except ConfigError as error:
+            log.error("the certificate is not renewed, the one before goes on: %s", error)
+            return False
+        log.info("new connections get the renewed certificate %s", self.config.certificate)
+        return True
+
+    def _stamps(self) -> list[tuple[int, ...] | None]:
+        """Others whenever a file is written or replaced, or a link leads elsewhere."""
+        stamps: list[tuple[int, ...] | None] = []
+        for path in (self.config.certificate, self.config.key):
+            stamps.append(None)
+            with contextlib.suppress(OSError):
+                if path is not None:
+                    status = path.stat()
+                    stamps[-1] = (status.st_ino, status.st_mtime_ns, status.st_size)
+        return stamps
+
+
+@asynccontextmanager
+async def renewing(context: ssl.SSLContext | None, config: TlsConfig) -> AsyncIterator[None]:
+    """Keep a context's certificate that of the files; connections that are open keep theirs.
+
+    The clients' CA stays as it was: a context can only be told of more of them.
+    """
+    task = asyncio.create_task(_renew(context, config)) if context is not None else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+async def _renew(context: ssl.SSLContext, config: TlsConfig) -> None:
+    assert config.certificate is not None
+    files = Files(config)
+    while True:
+        await asyncio.sleep(LOOK)
+        if files.renewed():
+            with contextlib.suppress(OSError, ValueError):  # written once more since: then the next look sees it
+                context.load_cert_chain(config.certificate, config.key, _no_password)
 
 
 def server_context(config: TlsConfig) -> ssl.SSLContext | None:

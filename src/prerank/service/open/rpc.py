@@ -22,7 +22,8 @@ from prerank.service.messages import bad_request
 from prerank.service.open.procedures import SERVICE, Call, OpenInferenceRpc, Procedure
 from prerank.service.open.protobuf import CLASSES
 from prerank.service.refusal import RETRY, RefusedError, TooLateError
-from prerank.service.settings import ServiceConfig, address_of
+from prerank.service.settings import ServiceConfig, TlsConfig, address_of
+from prerank.service.tls import Files
 
 CODES: Final[dict[int, Any]] = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -79,9 +80,12 @@ class RpcServer:
         tls = self.engine.config.tls
         if tls.certificate is None:
             return int(self._server.add_insecure_port(address))
-        chain, key = tls.certificate.read_bytes(), (tls.key or tls.certificate).read_bytes()
-        roots = tls.client_ca.read_bytes() if tls.client_ca else None
-        credentials = grpc.ssl_server_credentials([(key, chain)], roots, require_client_auth=roots is not None)
+        files = Files(tls)
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _certificate(tls),
+            lambda: _certificate(tls) if files.renewed() else None,  # at each handshake; None is the one before
+            require_client_authentication=tls.client_ca is not None,
+        )
         return int(self._server.add_secure_port(address, credentials))
 
     async def stop(self) -> None:
@@ -140,6 +144,13 @@ class RpcServer:
             path = f"/{SERVICE}/{name}"
             facts = {"method": "POST", "path": path, "status": code, "ms": round(1000 * seconds, 3)}
             log.info("request", extra={"facts": facts})
+
+
+def _certificate(tls: TlsConfig) -> Any:
+    assert tls.certificate is not None
+    chain, key = tls.certificate.read_bytes(), (tls.key or tls.certificate).read_bytes()
+    roots = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
 
 
 def _options(config: ServiceConfig) -> list[tuple[str, int]]:
