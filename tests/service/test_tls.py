@@ -1,4 +1,4 @@
-"""Certificates on both sides, made here: who has none, or another's, does not come in, by any way."""
+"""Certificates on both sides, made here: who has none, or another's, does not come in, by any way; renewed ones do."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Any
 import grpc
 import pytest
 import trustme
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tests.service.conftest import JSON, Running, Serve
 from tests.service.test_workers import ONE, until
 
 from prerank.errors import ConfigError
 from prerank.service.settings import TlsConfig
-from prerank.service.tls import server_context
+from prerank.service.tls import certificates
 
 pytestmark = pytest.mark.xdist_group("service")
 
@@ -86,6 +85,17 @@ def ask(port: int, context: ssl.SSLContext, path: str, body: Any = None, token: 
         connection.close()
 
 
+def ready(server: Running, trusts: Files, shows: trustme.LeafCert | None) -> bool:
+    """What gRPC says, over a connection of its own."""
+    key = shows.private_key_pem.bytes() if shows else None
+    chain = b"".join(blob.bytes() for blob in shows.cert_chain_pems) if shows else None
+    credentials = grpc.ssl_channel_credentials(trusts.ca.cert_pem.bytes(), key, chain)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.secure_channel(f"127.0.0.1:{server.rpc_port}", credentials, options) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+        return bool(call(b"", timeout=60) == b"\x08\x01")
+
+
 def test_with_a_certificate(secured: Running, files: Files) -> None:
     context = files.context(files.client)
     status, answer = ask(secured.port, context, "/v1/rank", ONE)
@@ -138,67 +148,13 @@ def test_what_is_not_tls_is_not_answered(secured: Running, sent: bytes) -> None:
 
 
 def test_over_grpc(secured: Running, files: Files) -> None:
-    def ready(shows: trustme.LeafCert | None) -> bytes:
-        key = shows.private_key_pem.bytes() if shows else None
-        chain = b"".join(blob.bytes() for blob in shows.cert_chain_pems) if shows else None
-        credentials = grpc.ssl_channel_credentials(files.ca.cert_pem.bytes(), key, chain)
-        with grpc.secure_channel(f"127.0.0.1:{secured.rpc_port}", credentials) as channel:
-            call = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
-            return bytes(call(b"", timeout=60))
-
-    assert ready(files.client) == b"\x08\x01"
+    assert ready(secured, files, files.client)
     for who in (None, files.stranger):
         with pytest.raises(grpc.RpcError) as failed:
-            ready(who)
+            ready(secured, files, who)
         assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     with grpc.insecure_channel(f"127.0.0.1:{secured.rpc_port}") as channel, pytest.raises(grpc.RpcError):
         channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=60)
-
-
-def serial(port: int, files: Files) -> int:
-    """Of the certificate that a new connection is shown."""
-    plain = socket.create_connection(("127.0.0.1", port), timeout=60)
-    with files.context(files.client).wrap_socket(plain, server_hostname="127.0.0.1") as connection:
-        shown = connection.getpeercert(binary_form=True)
-    assert shown is not None
-    return x509.load_der_x509_certificate(shown).serial_number
-
-
-def serial_of(certificate: trustme.LeafCert) -> int:
-    return x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes()).serial_number
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_renewed_files_need_no_restart(serve: Serve, master: Path, tmp_path: Path, workers: int) -> None:
-    """HTTP, gRPC and operators get the new one, an open connection goes on, and a broken file changes nothing."""
-    files = Files(tmp_path / "files")
-    settings = (
-        f"tls.certificate={files.both}", f"tls.client_ca={files.ca_file}", "grpc_port=0", "admin.port=0",
-        f"workers={workers}",
-    )  # fmt: skip
-    options = [part for setting in settings for part in ("--set", setting)]
-    server = serve(master, *options, admin_token=TOKEN, ready=False)
-    ports = server.port, server.rpc_port, server.admin_port
-    context = files.context(files.client)
-    until(lambda: ask(server.port, context, "/healthz/ready")[0] == 200)
-    kept = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=context)
-    kept.request("GET", "/healthz/live")
-    kept.getresponse().read()
-    assert {serial(port, files) for port in ports} == {serial_of(files.server)}
-
-    files.both.write_bytes(b"not a certificate")
-    until(lambda: "the one before goes on" in server.log.read_text())
-    assert {serial(port, files) for port in ports} == {serial_of(files.server)}
-
-    renewed = files.ca.issue_cert("127.0.0.1")
-    next_file = tmp_path / "next.pem"
-    renewed.private_key_and_cert_chain_pem.write_to_path(str(next_file))
-    next_file.replace(files.both)
-    until(lambda: {serial(port, files) for _ in range(4) for port in ports} == {serial_of(renewed)})
-    kept.request("GET", "/healthz/live")
-    assert kept.getresponse().status == 200
-    kept.close()
-    assert "Traceback" not in server.log.read_text()
 
 
 def test_the_log_has_no_fault(secured: Running) -> None:
@@ -226,7 +182,7 @@ WRONG: list[tuple[Config, str]] = [
 @pytest.mark.parametrize(("config", "message"), WRONG)
 def test_wrong_files(files: Files, tmp_path: Path, config: Config, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        server_context(config(files, tmp_path / "nothing"))
+        certificates(config(files, tmp_path / "nothing"))
     assert "\n" not in str(caught.value)
 
 
@@ -236,13 +192,86 @@ def test_an_encrypted_key_is_no_question_on_the_terminal(files: Files, tmp_path:
     secret = serialization.BestAvailableEncryption(b"secret")
     file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
     with pytest.raises(ConfigError, match=r"cannot be used: the key is encrypted; give one that is not$"):
-        server_context(TlsConfig(certificate=files.certificate, key=file))
+        certificates(TlsConfig(certificate=files.certificate, key=file))
 
 
 def test_good_files(files: Files) -> None:
-    assert server_context(TlsConfig()) is None
-    context = server_context(TlsConfig(certificate=files.both))
-    assert context is not None and context.verify_mode == ssl.CERT_NONE
-    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
-    mutual = server_context(TlsConfig(certificate=files.certificate, key=files.key, client_ca=files.ca_file))
-    assert mutual is not None and mutual.verify_mode == ssl.CERT_REQUIRED
+    assert certificates(TlsConfig()) is None
+    alone = certificates(TlsConfig(certificate=files.both))
+    assert alone is not None and (context := alone.current().context).verify_mode == ssl.CERT_NONE
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2 and alone.current().context is context
+    mutual = certificates(TlsConfig(certificate=files.certificate, key=files.key, client_ca=files.ca_file))
+    assert mutual is not None and mutual.current().context.verify_mode == ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_renewed_files_are_used_without_a_restart(serve: Serve, master: Path, tmp_path: Path, workers: int) -> None:
+    """By all workers, gRPC and the admin API; a pair that does not fit is not, and connections that are open stay."""
+    old, new = Files(tmp_path / "old"), Files(tmp_path / "new")
+    used = [tmp_path / name for name in ("server.pem", "server.key", "ca.pem")]
+
+    def put(*sources: Path) -> None:
+        for place, source in zip(used, sources, strict=True):
+            part = tmp_path / "part"
+            part.write_bytes(source.read_bytes())
+            part.replace(place)
+
+    def comes_in(server: Running, files: Files) -> None:
+        """Six times each, so that both workers are asked, and that the certificates are these."""
+        for _ in range(6):
+            assert ask(server.port, files.context(files.client), "/healthz/live")[0] == 200
+            assert ready(server, files, files.client)
+        assert ask(server.admin_port, files.context(files.client), "/v1/workers", token=TOKEN)[0] == 200
+
+    put(old.certificate, old.key, old.ca_file)
+    settings = (f"workers={workers}", "grpc_port=0", "admin.port=0", f"tls.certificate={used[0]}", f"tls.key={used[1]}")
+    options = [part for setting in (*settings, f"tls.client_ca={used[2]}") for part in ("--set", setting)]
+    server = serve(master, *options, admin_token=TOKEN, ready=False)
+    until(lambda: ask(server.port, old.context(old.client), "/healthz/ready")[0] == 200)
+    comes_in(server, old)
+    stays = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=60, context=old.context(old.client))
+    stays.connect()
+
+    used[1].write_bytes(old.other_key.read_bytes())  # as when only one of the two is there yet
+    comes_in(server, old)
+    said = server.log.read_text()
+    assert "changed certificates are not used" in said and "key values mismatch" in said
+    assert "changed certificates are used" not in said
+
+    put(new.certificate, new.key, new.ca_file)
+    comes_in(server, new)
+    assert "changed certificates are used" in server.log.read_text()
+    for _ in range(6):
+        for port in (server.port, server.admin_port):
+            with pytest.raises(ssl.SSLCertVerificationError):
+                ask(port, old.context(old.client), "/healthz/live")
+            with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+                ask(port, new.context(old.client), "/healthz/live")  # the authority was changed, too
+        for files, who in ((old, old.client), (new, old.client)):
+            with pytest.raises(grpc.RpcError):
+                ready(server, files, who)
+    stays.request("GET", "/healthz/live")
+    assert stays.getresponse().status == 200
+    stays.close()
+
+
+def test_what_cannot_be_used_is_said_once_and_tried_again_when_it_changes(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    used = tmp_path / "both.pem"
+    used.write_bytes(files.both.read_bytes())
+    found = certificates(TlsConfig(certificate=used))
+    assert found is not None
+    before = found.current()
+    for content in (b"", files.both.read_bytes()[:-100], None):
+        caplog.clear()
+        if content is None:
+            used.unlink()
+        else:
+            used.write_bytes(content)
+        assert [found.current() is before for _ in range(3)] == [True] * 3
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+    used.write_bytes(files.both.read_bytes())
+    assert (after := found.current()) is not before and found.current() is after
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from tests.service.rpc import as_message
 from tests.service.tensors import as_tensors
 from tests.service.test_rank import ITEMS
@@ -21,12 +22,15 @@ from prerank.errors import ConfigError
 from prerank.publish.generation import locate
 from prerank.service import tracing
 from prerank.service.http.app import Service
+from prerank.service.open.procedures import SERVICE
 from prerank.service.open.rpc import RpcServer
 from prerank.service.settings import ServiceConfig
 from prerank.service.tracing import OpenTelemetry
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{CALLER}-01"
 RANK = {"candidates": ITEMS[:3], "user": {"city": "city-1"}}
+INFER = as_message(as_tensors(RANK), in_bytes=True)
 
 
 class Traced:
@@ -34,7 +38,7 @@ class Traced:
 
     def __init__(self, directory: Path) -> None:
         self.exporter = InMemorySpanExporter()
-        self.service = Service(directory, ServiceConfig(preload=False, threads=1))
+        self.service = Service(directory, ServiceConfig(preload=False, threads=1, grpc_port=0))
         self.tracing = OpenTelemetry(self.exporter)
         self.service.engine.tracing = self.service.engine.desk.tracing = self.tracing
         self.service.engine.live._serve(locate(directory))
@@ -60,8 +64,26 @@ class Traced:
             sent.append(message)
 
         asyncio.run(self.service.application(scope, receive, send))
+        return sent[0]["status"], self.spans()
+
+    def rpc(self, name: str, message: bytes, *metadata: tuple[str, str]) -> tuple[str, dict[str, Any]]:
+        """Status of a call over gRPC, and its spans by name."""
+        self.exporter.clear()
+
+        async def run() -> str:
+            server = RpcServer(self.service.engine, None)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+                call = channel.unary_unary(f"/{SERVICE}/{name}")(message, metadata=metadata, timeout=60)
+                code = await call.code()
+            await server.stop()
+            return str(code.name)
+
+        return asyncio.run(run()), self.spans()
+
+    def spans(self) -> dict[str, Any]:
+        """What was told since, by name."""
         self.tracing.flush()
-        return sent[0]["status"], {span.name: span for span in self.exporter.get_finished_spans()}
+        return {span.name: span for span in self.exporter.get_finished_spans()}
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +107,24 @@ def traced(master: Path) -> Iterator[Traced]:
     ],
 )
 def test_parts_of_a_request_in_the_callers_trace(traced: Traced, path: str, body: Any, name: str) -> None:
-    status, spans = traced.call(path, body, (b"traceparent", f"00-{TRACE}-{CALLER}-01".encode()))
-    assert status == 200 and set(spans) == {name, "decode", "queue", "score", "encode"}
+    status, spans = traced.call(path, body, (b"traceparent", PARENT.encode()))
+    assert status == 200
+    check(spans, name, {"http.response.status_code": 200, "prerank.generation": traced.service.engine.live.generation})
+
+
+def test_a_call_over_grpc_in_the_callers_trace(traced: Traced) -> None:
+    code, spans = traced.rpc("ModelInfer", INFER.SerializeToString(), ("traceparent", PARENT))
+    assert code == "OK"
+    generation = traced.service.engine.live.generation
+    check(spans, f"{SERVICE}/ModelInfer", {"rpc.grpc.status_code": "OK", "prerank.generation": generation})
+
+
+def check(spans: dict[str, Any], name: str, attributes: dict[str, Any]) -> None:
+    """The parts follow each other within the whole, that is within the caller's, and nothing is told of the user."""
+    assert set(spans) == {name, "decode", "queue", "score", "encode"}
     whole = spans.pop(name)
     assert f"{whole.context.trace_id:032x}" == TRACE and f"{whole.parent.span_id:016x}" == CALLER
-    assert whole.attributes["http.response.status_code"] == 200
-    assert whole.attributes["prerank.generation"] == traced.service.engine.live.generation
+    assert dict(whole.attributes) == attributes and whole.kind is SpanKind.SERVER
     ends = [whole.start_time]
     for part in ("decode", "queue", "score", "encode"):
         span = spans[part]
@@ -100,38 +134,6 @@ def test_parts_of_a_request_in_the_callers_trace(traced: Traced, path: str, body
     assert ends[-1] <= whole.end_time
     everything = " ".join(str(dict(span.attributes)) for span in (whole, *spans.values()))
     assert "city" not in everything and "item" not in everything
-
-
-@pytest.mark.parametrize(("model", "code"), [("prerank", "OK"), ("another", "NOT_FOUND")])
-def test_a_call_over_grpc_in_the_callers_trace(traced: Traced, model: str, code: str) -> None:
-    """A span of the call with its parts, and what became of it, refusals included."""
-    message = as_message(as_tensors({"candidates": ITEMS[:2]}), in_bytes=False)
-    message.model_name = model
-    sent = (("traceparent", f"00-{TRACE}-{CALLER}-01"),)
-
-    async def call() -> Any:
-        server = RpcServer(traced.service.engine, None)
-        port = await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            try:
-                await infer(message.SerializeToString(), timeout=60, metadata=sent)
-                return "OK"
-            except grpc.aio.AioRpcError as error:
-                return error.code().name
-            finally:
-                await server.stop()
-
-    traced.service.engine.config = traced.service.engine.config.model_copy(update={"grpc_port": 0})
-    traced.exporter.clear()
-    assert asyncio.run(call()) == code
-    traced.tracing.flush()
-    spans: dict[str, Any] = {span.name: span for span in traced.exporter.get_finished_spans()}
-    whole = spans["inference.GRPCInferenceService/ModelInfer"]
-    assert f"{whole.context.trace_id:032x}" == TRACE and f"{whole.parent.span_id:016x}" == CALLER
-    assert whole.attributes["rpc.grpc.status_code"] == code and whole.status.is_unset
-    assert ("score" in spans) == (code == "OK")
-    assert all(span.parent.span_id == whole.context.span_id for span in spans.values() if span is not whole)
 
 
 def test_without_a_caller_a_trace_begins(traced: Traced) -> None:
@@ -147,6 +149,18 @@ def test_refusals_are_told(traced: Traced) -> None:
     assert spans["POST rank"].status.is_unset and "score" not in spans
     status, spans = traced.call("/nothing", {})
     assert status == 404 and set(spans) == {"POST none"}
+
+
+def test_refused_calls_over_grpc_are_told(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of the caller's is no error of the service; without a caller a trace begins."""
+    name = f"{SERVICE}/ModelInfer"
+    code, spans = traced.rpc("ModelInfer", b"\xff")
+    assert code == "INVALID_ARGUMENT" and spans[name].attributes["rpc.grpc.status_code"] == code
+    assert spans[name].parent is None and spans[name].status.is_unset and "score" not in spans
+    monkeypatch.setattr(traced.service.engine, "rank", lambda *_: 1 / 0)
+    code, spans = traced.rpc("ModelInfer", INFER.SerializeToString())
+    assert code == "INTERNAL" and spans[name].attributes["rpc.grpc.status_code"] == code
+    assert not spans[name].status.is_ok and not spans[name].status.is_unset
 
 
 def test_a_fault_is_an_error(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from socket import socket
-from ssl import SSLContext
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from prerank.service.http.gate import answer_to, check_head, check_token
 from prerank.service.messages import decode
 from prerank.service.refusal import RefusedError
 from prerank.service.settings import ServiceConfig
+from prerank.service.tls import Certificates
 
 JSON = "application/json"
 LIVE = "/healthz/live"
@@ -196,14 +196,14 @@ async def administered(
     config: ServiceConfig,
     token: bytes | None,
     listener: socket | None,
-    context: SSLContext | None,
+    tls: Certificates | None,
     group: Administered,
 ) -> AsyncIterator[None]:
     """The API as long as the block lasts, if there is a listener."""
     if listener is None or token is None:
         yield
         return
-    front = Front(Admin(directory, config, token, group), config, listener, context)
+    front = Front(Admin(directory, config, token, group), config, listener, tls)
     serving = asyncio.create_task(front.serve(sockets=[]))
     try:
         yield

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import signal
 import socket
-import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import torch
 from prerank.service.http.accept import Board
 from prerank.service.http.app import Service
 from prerank.service.http.front import Front
+from prerank.service.tls import Certificates
 
 if TYPE_CHECKING:
     from prerank.service.open.rpc import RpcServer
@@ -34,7 +34,7 @@ class Server(Front):
         self,
         service: Service,
         listener: socket.socket,
-        context: ssl.SSLContext | None,
+        certificates: Certificates | None,
         *,
         begun: Callable[[int | None], None] = lambda _: None,
         changed: Callable[[], None] = lambda: None,
@@ -47,7 +47,7 @@ class Server(Front):
         Args:
             service: what answers.
             listener: listens; the server closes it.
-            context: for TLS.
+            certificates: for TLS.
             begun: called with the port of gRPC, if there is one, once connections are taken, or will be when it no
                 longer ``waits``.
             changed: called when the service's state has changed.
@@ -56,9 +56,9 @@ class Server(Front):
             number: of this one.
         """
         application = service.application
-        super().__init__(application, service.config, listener, context, board, number, application.at_once)
+        super().__init__(application, service.config, listener, certificates, board, number, application.at_once)
         self.service = service
-        self.rpc = _rpc_server(service)
+        self.rpc = _rpc_server(service, certificates)
         self.live = service.engine.live
         self.begun = begun
         self.changed = changed
@@ -138,9 +138,9 @@ class Server(Front):
         return call
 
 
-def _rpc_server(service: Service) -> RpcServer | None:
+def _rpc_server(service: Service, certificates: Certificates | None) -> RpcServer | None:
     if service.config.grpc_port is None:
         return None
     from prerank.service.open.rpc import RpcServer  # noqa: PLC0415  # of the packages of an extra
 
-    return RpcServer(service.engine, service.token)
+    return RpcServer(service.engine, service.token, certificates)

@@ -2,79 +2,69 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from pathlib import Path
+from typing import NamedTuple
 
 from prerank.errors import ConfigError
 from prerank.service.settings import TlsConfig
 
-LOOK = 1.0  # seconds between looks at the files
-
 log = logging.getLogger(__name__)
 
 
-class Files:
-    """Certificate and key, as they were when somebody last asked."""
+class Loaded(NamedTuple):
+    """The files, as they were read at one time.
 
-    def __init__(self, config: TlsConfig) -> None:
-        self.config = config
-        self._seen = self._stamps()
-
-    def renewed(self) -> bool:
-        """Whether they are others now, and can be used; what cannot be used is told to the log, once."""
-        stamps = self._stamps()
-        if stamps == self._seen:
-            return False
-        self._seen = stamps
-        try:
-            server_context(self.config)
-        except ConfigError as error:
-            log.error("the certificate is not renewed, the one before goes on: %s", error)
-            return False
-        log.info("new connections get the renewed certificate %s", self.config.certificate)
-        return True
-
-    def _stamps(self) -> list[tuple[int, ...] | None]:
-        """Others whenever a file is written or replaced, or a link leads elsewhere."""
-        stamps: list[tuple[int, ...] | None] = []
-        for path in (self.config.certificate, self.config.key):
-            stamps.append(None)
-            with contextlib.suppress(OSError):
-                if path is not None:
-                    status = path.stat()
-                    stamps[-1] = (status.st_ino, status.st_mtime_ns, status.st_size)
-        return stamps
-
-
-@asynccontextmanager
-async def renewing(context: ssl.SSLContext | None, config: TlsConfig) -> AsyncIterator[None]:
-    """Keep a context's certificate that of the files; connections that are open keep theirs.
-
-    The clients' CA stays as it was: a context can only be told of more of them.
+    Attributes:
+        context: what connections are made with.
+        pair: the key and the chain, in PEM form.
+        client_ca: in PEM form, if clients need a certificate.
     """
-    task = asyncio.create_task(_renew(context, config)) if context is not None else None
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()
+
+    context: ssl.SSLContext
+    pair: tuple[bytes, bytes]
+    client_ca: bytes | None
 
 
-async def _renew(context: ssl.SSLContext, config: TlsConfig) -> None:
-    assert config.certificate is not None
-    files = Files(config)
-    while True:
-        await asyncio.sleep(LOOK)
-        if files.renewed():
-            with contextlib.suppress(OSError, ValueError):  # written once more since: then the next look sees it
-                context.load_cert_chain(config.certificate, config.key, _no_password)
+class Certificates:
+    """What connections are made with, by the files as they are when one is made."""
+
+    def __init__(self, certificate: Path, config: TlsConfig) -> None:
+        self._certificate = certificate
+        self._config = config
+        self._lock = threading.Lock()  # gRPC asks from a thread of its own
+        self._seen = self._state()
+        self._loaded = self._load()
+
+    def current(self) -> Loaded:
+        """For a new connection. Files that have changed are read again; those that cannot be used, once, in vain."""
+        with self._lock:
+            if (state := self._state()) != self._seen:
+                self._seen = state  # of before they are read: the next connection sees what is written meanwhile
+                try:
+                    self._loaded = self._load()
+                    log.info("changed certificates are used: tls.certificate %s", self._certificate)
+                except ConfigError as error:
+                    log.error("changed certificates are not used, those before are: %s", error)
+            return self._loaded
+
+    def _load(self) -> Loaded:
+        # A context of its own each time: one that was given half of a pair, or had another authority, is of no use.
+        context = _context(self._certificate, self._config)
+        key, client_ca = self._config.key or self._certificate, self._config.client_ca
+        try:
+            pair = key.read_bytes(), self._certificate.read_bytes()
+            return Loaded(context, pair, client_ca.read_bytes() if client_ca else None)
+        except OSError as error:  # gone since
+            raise ConfigError(f"tls: {error.filename}: {error.strerror}") from None
+
+    def _state(self) -> list[tuple[int, ...] | None]:
+        return [_state(file) for file in (self._certificate, self._config.key, self._config.client_ca) if file]
 
 
-def server_context(config: TlsConfig) -> ssl.SSLContext | None:
+def certificates(config: TlsConfig) -> Certificates | None:
     """What connections are made with; None for plain ones.
 
     TLS 1.2 or later. With a client CA, only those come in who show a certificate of it.
@@ -86,11 +76,15 @@ def server_context(config: TlsConfig) -> ssl.SSLContext | None:
         if config.key is not None or config.client_ca is not None:
             raise ConfigError("tls.certificate: is missing beside tls.key or tls.client_ca")
         return None
+    return Certificates(config.certificate, config)
+
+
+def _context(certificate: Path, config: TlsConfig) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    files = f"tls.certificate {config.certificate}" + (f", tls.key {config.key}" if config.key else "")
+    files = f"tls.certificate {certificate}" + (f", tls.key {config.key}" if config.key else "")
     try:
-        context.load_cert_chain(config.certificate, config.key, _no_password)
+        context.load_cert_chain(certificate, config.key, _no_password)
     except FileNotFoundError:
         raise ConfigError(f"{files}: no such file") from None
     except (OSError, ValueError) as error:
@@ -102,6 +96,15 @@ def server_context(config: TlsConfig) -> ssl.SSLContext | None:
             raise ConfigError(f"tls.client_ca {config.client_ca}: cannot be used: {_reason(error)}") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _state(file: Path) -> tuple[int, ...] | None:
+    """What tells that it was written, replaced or given other rights."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size
 
 
 def _no_password() -> str:

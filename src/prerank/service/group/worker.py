@@ -26,7 +26,7 @@ from prerank.service.logs import log_to_stderr
 from prerank.service.metrics import count_together
 from prerank.service.server import Server
 from prerank.service.settings import ServiceConfig
-from prerank.service.tls import renewing, server_context
+from prerank.service.tls import certificates
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,10 @@ async def work(listener: socket.socket, control: socket.socket, board: int) -> i
     service = Service(Path(hello.directory), config, hello.token, hello.fallback)
     told = Told(hello.number, service)
     service.engine.group = told
-    context = server_context(config.tls)
     server = Server(
         service,
         listener,
-        context,
+        certificates(config.tls),
         begun=lambda _: channel.send(Report(told.own())),
         changed=lambda: channel.send(Report(told.own())),
         waits=hello.waits,
@@ -86,8 +85,7 @@ async def work(listener: socket.socket, control: socket.socket, board: int) -> i
     )
     listening = asyncio.create_task(_listen(channel, told, server))
     try:
-        async with renewing(context, config.tls):
-            await server.run_until_end()
+        await server.run_until_end()
     except PrerankError as error:  # an address that is taken
         server.failure = error
     listening.cancel()

@@ -14,12 +14,12 @@ import logging
 import mmap
 import os
 import socket
-import ssl
 import struct
 from collections.abc import Callable, Iterator
 
 from prerank.errors import ConfigError
 from prerank.service.settings import address_of
+from prerank.service.tls import Certificates
 
 BACKLOG = 2048
 LEAVE = 0.004  # seconds that a connection is left to others; they may just be busy
@@ -70,7 +70,7 @@ class Acceptor:
         self,
         listener: socket.socket,
         protocol: Callable[[], asyncio.Protocol],
-        context: ssl.SSLContext | None,
+        certificates: Certificates | None,
         handshake_seconds: float,
         board: Board | None = None,
         worker: int = 0,
@@ -80,15 +80,15 @@ class Acceptor:
         Args:
             listener: listens; not blocking.
             protocol: makes one for a connection.
-            context: for TLS.
+            certificates: for TLS.
             handshake_seconds: that a client may take for it.
             board: of all workers that share the listener; None if nobody does.
             worker: the number of this one on it.
         """
         self.listener = listener
         self.protocol = protocol
-        self.context = context
-        self.handshake_seconds = handshake_seconds if context else None
+        self.certificates = certificates
+        self.handshake_seconds = handshake_seconds if certificates else None
         self.board = board
         self.worker = worker
         self.open = 0
@@ -159,9 +159,10 @@ class Acceptor:
         return True
 
     async def _greet(self, connection: socket.socket) -> None:
+        context = self.certificates.current().context if self.certificates else None
         try:
             await self._loop.connect_accepted_socket(
-                self.protocol, connection, ssl=self.context, ssl_handshake_timeout=self.handshake_seconds
+                self.protocol, connection, ssl=context, ssl_handshake_timeout=self.handshake_seconds
             )
         except (OSError, TimeoutError):  # no TLS, no certificate, or gone
             self.closed()

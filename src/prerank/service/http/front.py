@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from prerank.service.http.accept import Acceptor, Board
 from prerank.service.http.connection import connection_class
 from prerank.service.refusal import RefusedError
 from prerank.service.settings import ServiceConfig
+from prerank.service.tls import Certificates
 
 
 class Front(uvicorn.Server):
@@ -26,7 +26,7 @@ class Front(uvicorn.Server):
         application: Any,
         config: ServiceConfig,
         listener: socket.socket,
-        context: ssl.SSLContext | None = None,
+        certificates: Certificates | None = None,
         board: Board | None = None,
         number: int = 0,
         refused: Callable[[Scope], RefusedError | None] = lambda _: None,
@@ -37,7 +37,7 @@ class Front(uvicorn.Server):
             application: of ASGI.
             config: the operator's settings.
             listener: listens; it is closed at the end.
-            context: for TLS.
+            certificates: for TLS.
             board: of the workers that share the listener.
             number: of this one.
             refused: why a request is refused by its head alone, if it is.
@@ -58,7 +58,7 @@ class Front(uvicorn.Server):
             )
         )
         self._make: Callable[[], Acceptor] = lambda: Acceptor(
-            listener, self._protocol, context, config.limits.head_seconds, board, number
+            listener, self._protocol, certificates, config.limits.head_seconds, board, number
         )
         self._acceptor: Acceptor | None = None
 

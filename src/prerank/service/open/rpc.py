@@ -22,8 +22,8 @@ from prerank.service.messages import bad_request
 from prerank.service.open.procedures import SERVICE, Call, OpenInferenceRpc, Procedure
 from prerank.service.open.protobuf import CLASSES
 from prerank.service.refusal import RETRY, RefusedError, TooLateError
-from prerank.service.settings import ServiceConfig, TlsConfig, address_of
-from prerank.service.tls import Files
+from prerank.service.settings import ServiceConfig, address_of
+from prerank.service.tls import Certificates, Loaded
 
 CODES: Final[dict[int, Any]] = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -43,9 +43,10 @@ log = logging.getLogger(__name__)
 class RpcServer:
     """Takes calls in; starts and ends within a running event loop."""
 
-    def __init__(self, engine: Engine, token: bytes | None) -> None:
+    def __init__(self, engine: Engine, token: bytes | None, certificates: Certificates | None = None) -> None:
         self.engine = engine
         self.token = token
+        self.certificates = certificates
         self._started = False
 
     async def start(self) -> int:
@@ -77,16 +78,9 @@ class RpcServer:
         return port
 
     def _add_port(self, address: str) -> int:
-        tls = self.engine.config.tls
-        if tls.certificate is None:
+        if self.certificates is None:
             return int(self._server.add_insecure_port(address))
-        files = Files(tls)
-        credentials = grpc.dynamic_ssl_server_credentials(
-            _certificate(tls),
-            lambda: _certificate(tls) if files.renewed() else None,  # at each handshake; None is the one before
-            require_client_authentication=tls.client_ca is not None,
-        )
-        return int(self._server.add_secure_port(address, credentials))
+        return int(self._server.add_secure_port(address, _credentials(self.certificates)))
 
     async def stop(self) -> None:
         """Take no more calls in, and answer those in flight."""
@@ -146,11 +140,21 @@ class RpcServer:
             log.info("request", extra={"facts": facts})
 
 
-def _certificate(tls: TlsConfig) -> Any:
-    assert tls.certificate is not None
-    chain, key = tls.certificate.read_bytes(), (tls.key or tls.certificate).read_bytes()
-    roots = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
+def _credentials(certificates: Certificates) -> Any:
+    """Of each new connection by the files as they are."""
+    used = certificates.current()
+
+    def configuration(loaded: Loaded) -> Any:
+        return grpc.ssl_server_certificate_configuration([loaded.pair], loaded.client_ca)
+
+    def renewed() -> Any:
+        nonlocal used
+        before, used = used, certificates.current()
+        return None if used is before else configuration(used)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(used), renewed, require_client_authentication=used.client_ca is not None
+    )
 
 
 def _options(config: ServiceConfig) -> list[tuple[str, int]]:
