@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from prerank.layers.dense import dense
 from prerank.layers.similarity import normalised
 
+ROUND = 128
+"""Products over a batch's distinct items have a multiple of so many of them: oneDNN keeps a kernel for each shape."""
+
 
 def mimic(augmented: Tensor, partner: Tensor, labels: Tensor) -> Tensor:
     """DAT's adaptive mimic: an augmented vector imitates the other tower's output of its positive partners.
@@ -81,7 +84,9 @@ def info_nce(users: Tensor, items: Tensor, positives: Tensor, temperature: float
     distinct, which, counts = names.unique(return_inverse=True, return_counts=True)
     first = torch.empty_like(distinct).scatter_(0, which, rows)  # any: rows of one item are alike
     target, repeated = which[positives], counts.to(items.dtype).log()
-    logits = dense(normalised(users) / temperature, normalised(items.index_select(0, first)), repeated).float()
+    nobody = -len(distinct) % ROUND
+    others = F.pad(normalised(items.index_select(0, first)), (0, 0, 0, nobody))
+    logits = dense(normalised(users) / temperature, others, F.pad(repeated, (0, nobody), value=-torch.inf)).float()
     logits = logits.scatter_add(1, target.unsqueeze(1), -repeated[target].float().unsqueeze(1))
     return F.cross_entropy(logits, target)
 
