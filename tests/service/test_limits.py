@@ -16,6 +16,7 @@ import pytest
 import uvloop
 from tests.service.conftest import JSON, Running, Serve
 
+from prerank.service.http import gate
 from prerank.service.http.accept import listening_at
 from prerank.service.http.app import Service
 from prerank.service.server import Server
@@ -268,9 +269,38 @@ def test_a_token_comes_before_room(master: Path) -> None:
     service.engine.desk.places = 0
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/rank", "http_version": "1.1"}
     scope |= {"raw_path": b"/v1/rank", "query_string": b"", "headers": [(b"authorization", b"Bearer wrong")]}
-    assert service.application.at_once(scope) is None
-    refusal = service.application.at_once({**scope, "headers": [(b"authorization", b"Bearer right")]})
-    assert refusal is not None and refusal.status == 429
+
+    async def run() -> None:
+        assert service.application.at_once(scope) is None
+        refusal = service.application.at_once({**scope, "headers": [(b"authorization", b"Bearer right")]})
+        assert refusal is not None and refusal.status == 429
+
+    asyncio.run(run())
+
+
+def test_the_loop_rests_once_after_several_refusals(master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not between them, and never while there is room."""
+    service = Service(master, ServiceConfig(port=0))
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/rank", "http_version": "1.1"}
+    scope |= {"raw_path": b"/v1/rank", "query_string": b"", "headers": []}
+    rests: list[float] = []
+    monkeypatch.setattr(gate, "sleep", rests.append)
+
+    async def refused(count: int) -> int:
+        found = sum(service.application.at_once(scope) is not None for _ in range(count))
+        before = len(rests)
+        await asyncio.sleep(0)
+        assert len(rests) - before == (found > 0)
+        return found
+
+    async def run() -> None:
+        assert await refused(2) == 0
+        service.engine.desk.places = 0
+        assert [await refused(3), await refused(1)] == [3, 1]
+        assert rests == [gate.REST] * 2
+
+    asyncio.run(run())
+    service.engine.desk.close()
 
 
 async def status(reader: asyncio.StreamReader) -> int:

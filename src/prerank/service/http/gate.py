@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from time import perf_counter
+from time import perf_counter, sleep
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,6 +21,8 @@ from prerank.service.refusal import NOT_HTTP, RefusedError, error_response
 
 OPEN = ("/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready", *FILES)
 """Where no token is asked for: probes have none, and a browser shows the page before one can be typed into it."""
+
+REST = 0.002  # seconds
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -88,6 +91,7 @@ class Gate:
         self.ranking = ranking
         self.engine = engine
         self.token = token
+        self._resting = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; there are no other connections than those of HTTP."""
@@ -103,7 +107,9 @@ class Gate:
         """Why a ranking request whose head has arrived is refused whatever its body says, if it is.
 
         Where more requests come than can be answered, most are refused, and what that costs is missing for answers: so
-        nothing is made for such a request, neither a task nor a route, and its body is not kept.
+        nothing is made for such a request, neither a task nor a route, and its body is not kept. The loop then rests,
+        so that it refuses several at a time: each time it wakes up, the thread that scores may have to wait for the
+        interpreter's lock and to be woken up itself, which takes longer than a refusal.
         """
         engine = self.engine
         if not engine.desk.full or engine.config.tracing or engine.live.draining:
@@ -117,7 +123,14 @@ class Gate:
             return None  # which is said in the usual way
         refusal = engine.desk.no_room()
         self._note(scope, endpoint.__name__, refusal.status, perf_counter() - begun)
+        if not self._resting:
+            self._resting = True
+            asyncio.get_running_loop().call_soon(self._rest)
         return refusal
+
+    def _rest(self) -> None:
+        sleep(REST)
+        self._resting = False
 
     def _ranks(self, scope: Scope) -> Endpoint | None:
         """What answers a ranking request; None for others, and for rare ways to ask."""
