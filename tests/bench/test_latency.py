@@ -57,7 +57,6 @@ def test_the_main_row(tmp_path: Path) -> None:
 
 
 def test_every_model_at_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr(bench, "CANDIDATES", (100, 2000))
     monkeypatch.setattr(bench, "HISTORIES", (0, 50))
     figure = tmp_path / "figure.svg"

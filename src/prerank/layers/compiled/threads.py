@@ -1,7 +1,7 @@
 """Shares of compiled work on several threads: those of OpenMP, which PyTorch's own operations use, too.
 
-Threads of the interpreter would not do. OpenMP's wait for more work by turning in a circle, on cores that others then
-want, and once there are more threads than cores they sleep instead, which makes each small operation late.
+Threads of the interpreter would get in their way. OpenMP's wait for more work by turning in a circle, on cores that
+others then want, and once there are more threads than cores they sleep instead, which makes each small operation late.
 """
 
 from __future__ import annotations
