@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two_tower printed": {**SMALL, "name": "two_tower", "head": "printed"},
     "two_tower bias": {**SMALL, "name": "two_tower", "head": "bias"},
     "two_tower recency": {**SMALL, "name": "two_tower", "history": "recency"},
+    "two_tower linear": {**SMALL, "name": "two_tower", "output": "linear"},
     "fit positions": {**FIT, "positions": True},
     "fit w/o MQM, positions": {**FIT, "meta_queries": 0, "positions": True},
     "fit revival": {**FIT, "revival": True},

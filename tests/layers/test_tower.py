@@ -43,6 +43,19 @@ def test_every_layer_is_normalised_in_training_and_the_last_is_rectified() -> No
     np.testing.assert_allclose(tower(x).detach(), h, rtol=1e-3, atol=1e-4)
 
 
+def test_a_linear_last_layer_is_the_product_alone() -> None:
+    torch.manual_seed(0)
+    tower = Tower(5, (7, 3), rectified=False).train()
+    x = torch.randn(64, 5)
+    hidden, out = tower.every(x)
+    last = tower.layers[-1]
+    assert isinstance(last, nn.Linear)
+    assert len(tower.layers) == 4
+    torch.testing.assert_close(out, hidden @ last.weight.T + last.bias)
+    assert (out < 0).any()
+    assert Tower(5, (3,), rectified=False)(x).shape == out.shape
+
+
 def test_leading_dimensions_are_rows() -> None:
     tower = Tower(4, (6, 2)).train()
     assert tower.width == 2

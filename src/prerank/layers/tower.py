@@ -10,13 +10,18 @@ from prerank.layers.dense import Dense
 
 
 class Tower(nn.Module):
-    """Linear, BatchNorm, ReLU for each width, the last one included (FIT eq. 1; IntTower sec. 5.1.4)."""
+    """Linear, BatchNorm, ReLU for each width (FIT eq. 1; IntTower sec. 5.1.4).
 
-    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+    ``rectified`` says whether the last layer ends so, too, as the papers have it, or is Linear alone.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int], *, rectified: bool = True) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for width in widths:
-            layers += [Dense(inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        for left, width in zip(reversed(range(len(widths))), widths, strict=True):
+            layers.append(Dense(inputs, width))
+            if left or rectified:
+                layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
             inputs = width
         self.layers = nn.Sequential(*layers)
         self.width = inputs
@@ -30,6 +35,6 @@ class Tower(nn.Module):
         h, outputs = x.reshape(-1, x.shape[-1]), []
         for layer in self.layers:
             h = layer(h)
-            if isinstance(layer, nn.ReLU):
+            if isinstance(layer, nn.ReLU) or layer is self.layers[-1]:
                 outputs.append(h.view(*x.shape[:-1], h.shape[-1]))
         return outputs

@@ -25,6 +25,7 @@ class TwoTowerConfig(SelectableConfig):
     name: Literal["two_tower"] = "two_tower"
     tower: Widths = (300, 300, 128)
     head: Literal["scaled", "bias", "printed", "dot"] = "scaled"
+    output: Literal["relu", "linear"] = Field(default="relu", description="last layer; linear: without the ReLU, ours")
     history: Literal["mean", "recency"] = Field(default="mean", description="recency: learned weights of places, ours")
 
 
@@ -36,8 +37,9 @@ class TwoTower(PreRankingModel):
     def __init__(self, inputs: Inputs, config: TwoTowerConfig) -> None:
         super().__init__(inputs, config)
         self.pool = RecencyPool(inputs.history_length) if config.history == "recency" else mean_pool
-        self.user_tower = Tower(self.user_width + self.behaviour_width, config.tower)
-        self.item_tower = Tower(self.item_width, config.tower)
+        rectified = config.output == "relu"
+        self.user_tower = Tower(self.user_width + self.behaviour_width, config.tower, rectified=rectified)
+        self.item_tower = Tower(self.item_width, config.tower, rectified=rectified)
         self.normalise = config.head != "dot"
         self.scorer = ScaledDot("bias" if config.head == "dot" else config.head)
 
