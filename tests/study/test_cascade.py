@@ -221,5 +221,5 @@ def test_runs_of_other_data_or_of_one_name_are_refused(runs: dict[str, Path], tm
         run_experiment(RunConfig(data=tmp_path / "data", model=values, training=training), tmp_path / name)
     with pytest.raises(DataError, match="another data set"):
         cascade([tmp_path / "other"], wanted(runs["fit"]), tmp_path, lambda *_: None)
-    with pytest.raises(DataError, match="got poor twice"):
+    with pytest.raises(DataError, match="is called poor, too"):
         cascade([tmp_path / "poor", runs["poor"]], wanted(runs["fit"]), tmp_path, lambda *_: None)

@@ -22,7 +22,7 @@ from prerank.publish.generation import Generation, locate, open_generation
 from prerank.publish.publish import publish_bundle
 from prerank.serving.preranker import PreRanker, Ranked
 from prerank.serving.request import Request
-from prerank.study.experiment import BUNDLE, finished
+from prerank.study.experiment import BUNDLE, by_name, finished
 from prerank.study.recalled import Asked, ask, at_random, popular, recalled
 
 UNRANKED = "order of recall"
@@ -60,7 +60,7 @@ def cascade(runs: Sequence[Path], wanted: Wanted, directory: Path, progress: Pro
     """Publish runs, let them order the same candidates of the same users, then time them in turn.
 
     Args:
-        runs: finished runs on one data set, called by their directories' names. The judge is a row in any case.
+        runs: finished runs on one data set, called as ``by_name`` says. The judge is a row in any case.
         wanted: what is to be simulated.
         directory: an empty one, for what is published.
         progress: called with (what is being done, steps done, steps in all).
@@ -75,7 +75,8 @@ def cascade(runs: Sequence[Path], wanted: Wanted, directory: Path, progress: Pro
         ConfigError: there are not so many users or candidates.
     """
     found_by_run = wanted.recall not in ("popularity", "random")
-    places = _by_name([*runs, wanted.judge, *([Path(wanted.recall)] if found_by_run else [])])
+    places = by_name([*runs, wanted.judge, *([Path(wanted.recall)] if found_by_run else [])])
+    called = {run: name for name, run in places.items()}
     reports = {name: finished(run) for name, run in places.items()}
     dataset = _one_dataset(places, reports)
     asked = ask(dataset, wanted.users, wanted.seed)
@@ -85,20 +86,21 @@ def cascade(runs: Sequence[Path], wanted: Wanted, directory: Path, progress: Pro
         publish_bundle(load_bundle(run / BUNDLE), dataset, directory / name)
         published[name] = open_generation(locate(directory / name), preload=True)
     ids = dataset.items[dataset.schema.item_id].to_list()
-    found = recalled(_found_by(wanted, dataset, asked, published), asked, wanted.candidates)
+    recaller = published[called[Path(wanted.recall).resolve()]] if found_by_run else None
+    found = recalled(_found_by(wanted, dataset, asked, recaller), asked, wanted.candidates)
     rows = [name for name, run in places.items() if run in {each.resolve() for each in (*runs, wanted.judge)}]
     ranked = {UNRANKED: np.tile(np.arange(wanted.candidates), (wanted.users, 1))}
     for number, name in enumerate(rows, start=len(places)):
         progress(f"scoring by {name}", number, steps)
         ranked[name] = ranks(np.stack(list(_scores(published[name], asked, found, ids))))
     progress("timing", steps - 1, steps)
-    judge, target = wanted.judge.resolve().name, asked.places(found)
+    judge, target = called[wanted.judge.resolve()], asked.places(found)
     times = _times({name: published[name] for name in rows}, judge, asked, found, ids, wanted)
     quality = {name: _quality(ranked[judge], own, target, wanted) for name, own in ranked.items()}
     costs = {name: _cost(published[name], reports[name][1], times[name]) for name in rows}
     return {
         "judge": judge,
-        "recalled_by": Path(wanted.recall).resolve().name if found_by_run else wanted.recall,
+        "recalled_by": called[Path(wanted.recall).resolve()] if found_by_run else wanted.recall,
         **{name: getattr(wanted, name) for name in ("candidates", "users", "seed")},
         **{name: list(getattr(wanted, name)) for name in ("top", "cut")},
         "threads": 1,
@@ -110,14 +112,6 @@ def cascade(runs: Sequence[Path], wanted: Wanted, directory: Path, progress: Pro
     }
 
 
-def _by_name(runs: Sequence[Path]) -> dict[str, Path]:
-    places: dict[str, Path] = {}
-    for run in (each.resolve() for each in runs):
-        if places.setdefault(run.name, run) != run:
-            raise DataError(f"runs need different directory names, got {run.name} twice")
-    return places
-
-
 def _one_dataset(places: Mapping[str, Path], reports: Mapping[str, Any]) -> Dataset:
     (first, (config, report)), *others = reports.items()
     for name, (_, other) in others:
@@ -126,16 +120,12 @@ def _one_dataset(places: Mapping[str, Path], reports: Mapping[str, Any]) -> Data
     return Dataset.load(config.data)
 
 
-def _found_by(wanted: Wanted, dataset: Dataset, asked: Asked, published: Mapping[str, Generation]) -> Iterator[Floats]:
-    match wanted.recall:
-        case "popularity":
-            return popular(dataset)
-        case "random":
-            return at_random(dataset, wanted.seed)
-        case run:
-            ids = dataset.items[dataset.schema.item_id].to_list()
-            every = np.tile(np.arange(len(ids)), (len(asked.requests), 1))
-            return _scores(published[Path(run).resolve().name], asked, every, ids)
+def _found_by(wanted: Wanted, dataset: Dataset, asked: Asked, recaller: Generation | None) -> Iterator[Floats]:
+    if recaller is None:
+        return popular(dataset) if wanted.recall == "popularity" else at_random(dataset, wanted.seed)
+    ids = dataset.items[dataset.schema.item_id].to_list()
+    every = np.tile(np.arange(len(ids)), (len(asked.requests), 1))
+    return _scores(recaller, asked, every, ids)
 
 
 def _scores(generation: Generation, asked: Asked, items: Ids, ids: Sequence[Any]) -> Iterator[Floats]:

@@ -13,7 +13,7 @@ from prerank.errors import DataError
 from prerank.evaluation.evaluate import Evaluation, popularity, summarise
 from prerank.evaluation.metrics import relative_improvement
 from prerank.evaluation.significance import standard_error
-from prerank.study.experiment import SCORES, finished
+from prerank.study.experiment import SCORES, by_name, finished
 from prerank.study.familiar import familiar_negatives
 from prerank.training.config import RunConfig
 
@@ -24,7 +24,7 @@ def compare_runs(runs: Sequence[Path], base: str | None = None) -> dict[str, Any
     """Compare runs on one data set.
 
     Args:
-        runs: run directories; each is called by its directory's name.
+        runs: run directories; ``by_name`` says how they are called.
         base: the run that RelaImpr and differences count from; the first one by default.
 
     Returns:
@@ -36,9 +36,8 @@ def compare_runs(runs: Sequence[Path], base: str | None = None) -> dict[str, Any
     Raises:
         DataError: a run is not finished, runs are of different data sets, or share a name.
     """
-    names = [run.resolve().name for run in runs]
-    if len(set(names)) < len(names):
-        raise DataError(f"runs need different directory names, got: {', '.join(names)}")
+    places = by_name(runs)
+    names, runs = list(places), list(places.values())
     base = base or names[0]
     if base not in names:
         raise DataError(f"--base {base}: not among the runs: {', '.join(names)}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,24 @@ def finished(run: Path) -> tuple[RunConfig, dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{run / REPORT}: damaged; train again with --restart") from None
     return read_run(run / CONFIG), report
+
+
+def by_name(runs: Sequence[Path]) -> dict[str, Path]:
+    """Runs by what they are called: their directory's name; of a study's ROW/seed-N the row's, or both if several.
+
+    Raises:
+        DataError: two of them have the same name.
+    """
+    places = list(dict.fromkeys(run.resolve() for run in runs))
+    of_study = {run for run in places if re.fullmatch(r"seed-\d+", run.name)}
+    rows = Counter(run.parent.name for run in of_study)
+    found: dict[str, Path] = {}
+    for run in places:
+        row = run.parent.name
+        name = run.name if run not in of_study else row if rows[row] == 1 else f"{row} {run.name}"
+        if found.setdefault(name, run) != run:
+            raise DataError(f"{run}: runs need different names, and {found[name]} is called {name}, too")
+    return found
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:
