@@ -25,6 +25,7 @@ from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
 from prerank.study.papers.definition import known_data, study_names
 from prerank.study.papers.figure import draw
+from prerank.study.papers.report import heading
 from prerank.study.papers.report import markdown as study_table
 
 ROOT = Path(__file__).parents[1]
@@ -66,23 +67,24 @@ def result_table(file: Path) -> str:
 
 def study_results() -> dict[Path, dict[str, Any]]:
     """The figure and the content of every study in results/, in the order of the papers, then of the data sets."""
-    every = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "results").glob("*.json"))]
-    found = [result for result in every if "study" in result]
+    files = sorted((ROOT / "results").glob("*.json"), key=lambda file: file.stem)
+    every = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    found = {name: result for name, result in every.items() if "study" in result}
     names, data = study_names(), known_data()
-    found.sort(key=lambda result: (names.index(result["study"]), data.index(result["data"])))
-    return {FIGURES / figure_name(result): result for result in found}
+    order = sorted(found, key=lambda name: (names.index(found[name]["study"]), data.index(found[name]["data"])))
+    return {FIGURES / f"{name}.{format_of(found[name])}": found[name] for name in order}
 
 
-def figure_name(result: dict[str, Any]) -> str:
+def format_of(result: dict[str, Any]) -> str:
     """Maps have thousands of dots, which are smaller as pixels."""
-    return f"{result['study']}-{result['data']}.{'png' if result.get('maps') else 'svg'}"
+    return "png" if result.get("maps") else "svg"
 
 
 def studies() -> str:
     """A section for every study: what it is, its figure, its table."""
     sections = []
     for figure, result in study_results().items():
-        name = f"{result['title']}, {result['data']}"
+        name = heading(result)
         sections.append(f"### {name}\n\n![{name}](studies/{figure.name})\n\n{study_table(result)}")
     return "\n".join(sections)
 

@@ -61,7 +61,8 @@ def draw(result: Result, file: Path) -> None:
         look = {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
         error = rows[name]["recall"][top][cut]["se"]
         axes.errorbar(time, quality, yerr=error, linewidth=1, capsize=2, markersize=0, **look)
-        axes.scatter(time, quality, s=stored / 3, alpha=0.8, linewidths=0, label=f"{name}, {stored:,.0f} bytes", **look)
+        face = {"facecolor": (look["color"], 0.25), "edgecolor": look["color"], "marker": look["marker"]}
+        axes.scatter(time, quality, s=stored / 3, label=f"{name}, {stored:,.0f} bytes", **face)
     unranked = result["cascade"][UNRANKED]["recall"][top][cut]["mean"]
     axes.axhline(unranked, color="#707070", linewidth=0.8, linestyle=":")
     axes.annotate(
@@ -80,7 +81,9 @@ def draw(result: Result, file: Path) -> None:
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.margins(x=0.15, y=0.1)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="an item's row")
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="an item's row")
+    for handle in legend.legend_handles:
+        handle.set_sizes([50])  # of an item of a few kilobytes it would cover its neighbours
     axes.set_title("area: bytes of an item's row; dashed: nothing is both faster and better", fontsize=9)
     axes.grid(visible=True, which="major", linewidth=0.4)
     try:

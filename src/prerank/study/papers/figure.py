@@ -13,6 +13,7 @@ from prerank.errors import PrerankError
 from prerank.study.figures import INK, MUTED, PALETTE, require
 from prerank.study.papers.efficiency_report import MARKERS, draw_bars, draw_candidates, draw_over
 from prerank.study.papers.maps import draw_item_map, draw_user_map
+from prerank.study.papers.report import heading
 from prerank.study.papers.table import NAMES
 
 CURVE_NAMES = {"auc": "validation AUC", "logloss": "validation logloss", "query_similarity": "query similarity QS"}
@@ -47,7 +48,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
             _drawer(result)(axes, result, panel)
             if not mapped:
                 axes.grid(visible=True, linewidth=0.6)
-        figure.suptitle(f"{result['title']}, {result['data']}", fontsize=10)
+        figure.suptitle(heading(result), fontsize=10)
         handles = {
             label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }

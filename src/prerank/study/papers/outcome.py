@@ -53,6 +53,7 @@ def gather(plan: Plan) -> dict[str, Any]:
         "title": plan.study.title,
         "base": plan.study.base,
         "data": plan.data.name if plan.data else dataset.name,
+        "changes": [*plan.changes, *(["tuned"] if plan.tuned else [])],
         "dataset": described,
         "figure": plan.study.figure.model_dump(mode="json"),
         "rows": rows,
@@ -76,7 +77,7 @@ def commands(plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> list[str]:
     words += ["--epochs", str(plan.epochs)] if plan.epochs else []
     words += [word for change in plan.changes for word in ("--set", change)]
     words += ["--tuned", f"configs/{name}/tuned"] if plan.tuned else []
-    words += ["--json", f"results/{plan.study.name}-{name}.json"]
+    words += ["--json", f"results/{plan.study.name}-{name}{'-tuned' if plan.tuned else ''}.json"]
     return [*([plan.data.build_command] if plan.data else []), " ".join(words)]
 
 
