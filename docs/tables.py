@@ -1,8 +1,8 @@
 """Write the tables of README.md and docs/: results from the JSON in results/, models from the registry.
 
-A page says where with ``<!-- table: results/FILE.json -->``, ``<!-- table: models -->``, ``<!-- table: fit -->`` or
-``<!-- table: studies -->``, up to ``<!-- end -->``. The last is every study of results/ with its figure, which is drawn
-to docs/studies.
+A page says where with ``<!-- table: results/FILE.json -->``, ``<!-- table: models -->``, ``<!-- table: fit -->``,
+``<!-- table: tuning -->`` or ``<!-- table: studies -->``, up to ``<!-- end -->``. The last is every study of results/
+with its figure, which is drawn to docs/studies; ``tuning`` is every search of results/tuning/DATASET/ROW.json.
 
 Example: python docs/tables.py
 """
@@ -23,7 +23,7 @@ from prerank.bench.training_report import markdown as training_table
 from prerank.study.cascade_report import markdown as cascade_table
 from prerank.study.compare import markdown_table
 from prerank.study.model_table import ablation_table, model_table
-from prerank.study.papers.definition import known_data, study_names
+from prerank.study.papers.definition import find_study, known_data, study_names
 from prerank.study.papers.figure import draw
 from prerank.study.papers.report import heading
 from prerank.study.papers.report import markdown as study_table
@@ -38,7 +38,7 @@ def filled(text: str) -> str:
     """The text with every table made anew from what its marker names."""
 
     def table(match: re.Match[str]) -> str:
-        made = {"models": model_table, "fit": ablation_table, "studies": studies}.get(match[2])
+        made = {"models": model_table, "fit": ablation_table, "studies": studies, "tuning": tuning}.get(match[2])
         return f"{match[1]}{made() if made else result_table(ROOT / match[2])}{match[3]}"
 
     return PLACE.sub(table, text)
@@ -87,6 +87,27 @@ def studies() -> str:
         name = heading(result)
         sections.append(f"### {name}\n\n![{name}](studies/{figure.name})\n\n{study_table(result)}")
     return "\n".join(sections)
+
+
+def tuning() -> str:
+    """A row for every search: the default's and the best trial's validation AUC, and what the best has chosen."""
+    lines = [
+        "| data set | row | trials | default, validation AUC | best | the best's values |",
+        "|---|---|---|---|---|---|",
+    ]
+    titles = {name: row.title for name, row in find_study("table1").rows.items()}
+    found = {name: sorted((ROOT / "results" / "tuning" / name).glob("*.json")) for name in known_data()}
+    searches = [(name, file) for name, files in found.items() for file in files]
+    for name, file in sorted(
+        searches, key=lambda each: (known_data().index(each[0]), list(titles).index(each[1].stem))
+    ):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        default, best = result["trials"][0], result["trials"][result["best"]]
+        values = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in best["values"].items())
+        chosen = "the default" if best is default else values
+        aucs = f"{default['valid_auc']:.4f} | {best['valid_auc']:.4f}"
+        lines.append(f"| {name} | {titles[file.stem]} | {len(result['trials'])} | {aucs} | {chosen} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

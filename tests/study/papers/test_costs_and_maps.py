@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prerank.data.build import build
@@ -121,6 +124,16 @@ def test_trained_users_lie_nearer_to_items_of_their_group(
         assert len(found["places"].split()) == 2 * 126
     assert made["two_tower"]["separation"] > 0.9
     assert "AUC by cosine" in drawn("user_map", made, tmp_path / "users.svg")
+
+
+def test_users_of_a_map_have_both_labels(towns: Dataset, runs: dict[str, Path]) -> None:
+    """Where ratings are labels, some like all that they see: they have no AUC, and a map does not show them."""
+    part = towns.parts["valid"]
+    labels = np.where((part.users % 3 != 0)[:, None], 1, np.asarray(part.labels))
+    some = replace(towns, parts={**towns.parts, "valid": replace(part, labels=labels)})
+    made = maps("user_map", {"two_tower": runs["two_tower"]}, some)["two_tower"]
+    assert made["label"].split().count("0") == 60
+    assert math.isfinite(made["separation"])
 
 
 def test_maps_need_meta_queries_and_held_out_rows(runs: dict[str, Path], towns: Dataset, world: Dataset) -> None:

@@ -23,8 +23,8 @@ from prerank.study.experiment import BUNDLE
 from prerank.study.figures import INK, PALETTE, draw_map
 from prerank.study.item_map import ItemMap, embed_items, project
 
-USERS, ITEMS, SEED = 6, 10, 0
-"""Of a map of users: so many, each with at most so many held-out positives and as many negatives."""
+USERS, ROWS, BOTH, SEED = 6, 10, 3, 0
+"""Of a map of users: so many, each with its last so many held-out rows, at least so many of either label."""
 MARKERS = "osD^vP"
 
 
@@ -107,14 +107,16 @@ def _user_map(run: Path, dataset: Dataset) -> dict[str, Any]:
 
 
 def _held_out(dataset: Dataset) -> Ints:
-    """Rows of the validation part: the latest of some users who have enough of them."""
-    users = np.asarray(dataset.parts["valid"].users)
-    counts = np.bincount(users)
-    many = np.flatnonzero(counts >= ITEMS)
-    if len(many) < USERS:
-        raise DataError(f"{dataset.name}: fewer than {USERS} users have {ITEMS} validation rows; no map of users")
-    some = np.random.default_rng(SEED).choice(many, USERS, replace=False)
-    return np.concatenate([np.flatnonzero(users == user)[-ITEMS:] for user in np.sort(some)])
+    """Rows of the validation part: the latest of some users who have enough of them, of both labels."""
+    part = dataset.parts["valid"]
+    users, labels = np.asarray(part.users), np.asarray(part.labels)
+    latest = (np.flatnonzero(users == user)[-ROWS:] for user in np.flatnonzero(np.bincount(users) >= ROWS))
+    mixed = [rows for rows in latest if BOTH <= labels[rows].sum() <= labels[rows].size - BOTH]
+    if len(mixed) < USERS:
+        needed = f"{ROWS} validation rows, {BOTH} of either label"
+        raise DataError(f"{dataset.name}: fewer than {USERS} users have {needed}; no map of users")
+    some = np.random.default_rng(SEED).choice(len(mixed), USERS, replace=False)
+    return np.concatenate([mixed[number] for number in np.sort(some)])
 
 
 def _text(value: Any) -> Any:
