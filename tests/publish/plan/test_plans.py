@@ -234,7 +234,7 @@ def test_a_place_in_the_history_belongs_to_no_item() -> None:
 OWN = {
     "fit": FITPlan, "two_tower": HeadsPlan, "two_tower linear": HeadsPlan, "fit w/o MQM": HeadsPlan,
     "dat": HeadsPlan, "hit": HeadsPlan, "int_tower": HeadsPlan, "int_tower cosine": HeadsPlan,
-    "int_tower FC": PlainPlan, "rank_tower": PlainPlan, "fit w max cosine": PlainPlan,
+    "int_tower FC": PlainPlan, "rank_tower": PlainPlan, "fit w max cosine": FITPlan, "int_tower max cosine": HeadsPlan,
     "fit dien": PlainPlan, "wide_deep": PlainPlan,
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from prerank.layers.compiled.base import compiled, gate
 AHEAD = 8  # rows fetched before they are needed: about what a core can have under way
 BLOCK = 256  # candidates whose similarities are joined together: everything of them stays in the first cache
 
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO, _ONE, _TINY = np.float32(0), np.float32(1), np.float32(1e-12)
 
 
 @intrinsic
@@ -124,6 +124,33 @@ def similarities(
                 for p in range(size):
                     s += u[p] * v[p]
                 out[i * item_heads + j, k] = s
+
+
+@compiled
+def to_cosines(users: Any, choices: Any, rows: Any, positions: Any, user_heads: int, item_heads: int, out: Any) -> None:
+    """Divide the dot products that ``similarities`` has written to ``out`` by the lengths of both heads."""
+    of_users = np.empty((len(users), user_heads), dtype=np.float32)
+    for n in range(len(users)):
+        _lengths(users[n], of_users[n])
+    of_item = np.empty(item_heads, dtype=np.float32)
+    for k in range(len(positions)):
+        _lengths(rows[positions[k]], of_item)
+        of_user = of_users[choices[k]]
+        for i in range(user_heads):
+            for j in range(item_heads):
+                out[i * item_heads + j, k] /= of_user[i] * of_item[j]
+
+
+@compiled
+def _lengths(x: Any, out: Any) -> None:
+    """Of the heads of (H * P), into (H)."""
+    size = len(x) // len(out)
+    for head in range(len(out)):
+        h = x[head * size : (head + 1) * size]
+        total = _ZERO
+        for p in range(size):
+            total += h[p] * h[p]
+        out[head] = max(np.sqrt(total), _TINY)
 
 
 @compiled

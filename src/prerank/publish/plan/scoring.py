@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, ScaledDot, SumMax
+from prerank.layers.similarity import FullyConnectedScorer, LightweightScorer, MaxCosine, ScaledDot, SumMax
 from prerank.publish.item_ids import Ints
 from prerank.publish.plan import kernels
 from prerank.publish.plan.base import Floats, NoPlanError
@@ -31,6 +31,7 @@ class HeadScores:
         parts = [_taken_apart(scorer) for scorer in scorers]
         self.user_heads, self.item_heads = sum(part[0] for part in parts), parts[0][1]
         self.joins = [join for _, _, join in parts]
+        self.cosines = isinstance(scorers[0], MaxCosine)
 
     def __call__(self, users: Floats, choices: NDArray[Any], store: ItemStore, positions: Ints) -> Floats:
         """(K,) logits.
@@ -44,6 +45,8 @@ class HeadScores:
         rows, places = store.floats(positions)
         similarities = np.empty((self.user_heads * self.item_heads, len(positions)), dtype=np.float32)
         kernels.similarities(users, choices, rows, places, self.user_heads, self.item_heads, similarities)
+        if self.cosines:
+            kernels.to_cosines(users, choices, rows, places, self.user_heads, self.item_heads, similarities)
         of_each = similarities.reshape(len(self.joins), len(similarities) // len(self.joins), -1)
         logits = self.joins[0](of_each[0])
         for join, part in zip(self.joins[1:], of_each[1:], strict=True):
@@ -58,6 +61,8 @@ def _taken_apart(scorer: nn.Module) -> tuple[int, int, Join]:
             return 1, 1, _affine(scorer)
         case SumMax():
             return *scorer.heads, _sum_max(*scorer.heads)
+        case MaxCosine():
+            return *scorer.heads, _max_cosine(scorer)
         case FullyConnectedScorer():
             return *scorer.heads, _fully_connected(scorer)
         case LightweightScorer():
@@ -77,6 +82,12 @@ def _sum_max(user_heads: int, item_heads: int) -> Join:
         return best
 
     return join
+
+
+def _max_cosine(scorer: MaxCosine) -> Join:
+    total = _sum_max(*scorer.heads)
+    scale, bias = np.float32(scorer.scale.item() / scorer.heads[0]), np.float32(scorer.bias.item())
+    return lambda cosines: total(cosines) * scale + bias
 
 
 def _fully_connected(scorer: FullyConnectedScorer) -> Join:
