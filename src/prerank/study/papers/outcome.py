@@ -76,7 +76,7 @@ def commands(plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> list[str]:
     words += ["--only", ",".join(cells)] if len(cells) < len(plan.study.rows) else []
     words += ["--epochs", str(plan.epochs)] if plan.epochs else []
     words += [word for change in plan.changes for word in ("--set", change)]
-    words += ["--tuned", f"configs/{name}/tuned"] if plan.tuned else []
+    words += ["--tuned", f"configs/{name}/tuned", "--out", f"runs/{name}-tuned"] if plan.tuned else []
     words += ["--json", f"results/{plan.study.name}-{name}{'-tuned' if plan.tuned else ''}.json"]
     return [*([plan.data.build_command] if plan.data else []), " ".join(words)]
 
