@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,18 +96,17 @@ def tuning() -> str:
         "| data set | row | trials | default, validation AUC | best | the best's values |",
         "|---|---|---|---|---|---|",
     ]
-    titles = {name: row.title for name, row in find_study("table1").rows.items()}
-    found = {name: sorted((ROOT / "results" / "tuning" / name).glob("*.json")) for name in known_data()}
-    searches = [(name, file) for name, files in found.items() for file in files]
-    for name, file in sorted(
-        searches, key=lambda each: (known_data().index(each[0]), list(titles).index(each[1].stem))
-    ):
+    files = ROOT / "results" / "tuning"
+    for data, (name, row) in product(known_data(), find_study("table1").rows.items()):
+        file = files / data / f"{name}.json"
+        if not file.exists():
+            continue
         result = json.loads(file.read_text(encoding="utf-8"))
         default, best = result["trials"][0], result["trials"][result["best"]]
         values = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in best["values"].items())
         chosen = "the default" if best is default else values
         aucs = f"{default['valid_auc']:.4f} | {best['valid_auc']:.4f}"
-        lines.append(f"| {name} | {titles[file.stem]} | {len(result['trials'])} | {aucs} | {chosen} |")
+        lines.append(f"| {data} | {row.title} | {len(result['trials'])} | {aucs} | {chosen} |")
     return "\n".join([*lines, ""])
 
 
