@@ -23,7 +23,7 @@ from prerank.study.papers.definition import find_data, find_study
 from prerank.study.papers.efficiency import Effort, measure
 from prerank.study.papers.figure import draw
 from prerank.study.papers.maps import maps
-from prerank.study.papers.report import markdown
+from prerank.study.papers.report import heading, markdown
 from prerank.training.config import RunConfig
 
 Prerank = Callable[..., tuple[int, str, str]]
@@ -102,6 +102,11 @@ def drawn(kind: str, made: dict[str, Any], file: Path) -> str:
     result = {"figure": {"kind": kind, "metrics": []}, "title": "A map", "data": "towns", "rows": rows, "maps": made}
     draw(json.loads(json.dumps(result)), file)
     return file.read_text()
+
+
+def test_a_heading_names_what_was_changed() -> None:
+    assert heading({"title": "FIT", "data": "towns"}) == "FIT, towns"
+    assert heading({"title": "FIT", "data": "towns", "changes": ["a=1", "tuned"]}) == "FIT, towns, a=1, tuned"
 
 
 def test_items_of_a_query_lie_together(towns: Dataset, runs: dict[str, Path], tmp_path: Path) -> None:
