@@ -14,6 +14,7 @@ from prerank.study.figures import require
 from prerank.study.papers.cells import Plan, parse_seeds
 from prerank.study.papers.definition import StudyData, find_data, find_study, study_names
 from prerank.study.papers.efficiency import Effort, measure
+from prerank.study.papers.elsewhere import read_results, still_to_train
 from prerank.study.papers.figure import draw
 from prerank.study.papers.outcome import gather
 from prerank.study.papers.report import markdown
@@ -36,6 +37,9 @@ def study(
     changes: Annotated[list[str] | None, typer.Option("--set", help="change a key of every row")] = None,
     tuned: Annotated[Path | None, typer.Option("--tuned", help="folder with ROW.yaml of prerank tune")] = None,
     collect: Annotated[bool, typer.Option("--collect", help="train nothing, gather what has finished")] = False,
+    add: Annotated[
+        list[Path] | None, typer.Option("--add", help="JSON of this study from elsewhere; its seeds are not trained")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder of the runs; runs/DATASET if not given")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result to this file")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="also draw: .png, .svg, .pdf")] = None,
@@ -61,15 +65,17 @@ def study(
     plan = Plan(declared, known, directory, out or Path("runs") / label, tuple(changes or ()), epochs, tuned)
     failed, cells = {}, plan.cells(rows, parse_seeds(seeds or "5"))
     if declared.measured:
-        if seeds or collect or jobs > 1:
-            raise ConfigError(f"{name}: measures costs and has no runs; --seeds, --jobs and --collect do not apply")
+        if seeds or collect or add or jobs > 1:
+            raise ConfigError(f"{name}: has no runs but measures; --seeds, --jobs, --collect and --add do not apply")
         with console.StepsDisplay() as steps:
             result = measure(plan, rows, Effort(), steps.progress)
     else:
+        results = read_results(plan, add or ())
+        cells = still_to_train(cells, results)
         if not collect:
             with console.StudyDisplay() as display:
                 failed = run_cells(cells, jobs, display)
-        result = gather(plan)
+        result = gather(plan, results)
     console.out.print(markdown(result), markup=False)
     console.write_json(json_file, result)
     if figure is not None:

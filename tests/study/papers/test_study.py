@@ -236,8 +236,7 @@ def test_every_figure_is_drawn(kind: str, tmp_path: Path) -> None:
 
 def test_commands_repeat_the_study(built: Path, tmp_path: Path) -> None:
     plan = Plan(find_study("table1"), find_data("ml-1m"), built, tmp_path, ("training.patience=5",), 7)
-    cells = {"fit": [plan.cell("fit", seed) for seed in (1, 2)]}
-    assert commands(plan, cells) == [
+    assert commands(plan, {"fit": [1, 2]}) == [
         "prerank data build ml-1m --from DIR --to data/ml-1m --preset fit",
         "prerank study table1 --dataset ml-1m --seeds 2 --only fit --epochs 7 --set training.patience=5 "
         "--json results/table1-ml-1m.json",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,9 @@ class Cell:
         """
         if not (self.run / REPORT).is_file():
             return False
-        found, wanted = _comparable(finished(self.run)[0]), _comparable(self.config)
-        for section in ("model", "training"):
-            for key in sorted({*found[section], *wanted[section]}):
-                there, asked = (side[section].get(key) for side in (found, wanted))
-                if there != asked:
-                    raise DataError(
-                        f"{self.run}: was run with {section}.{key}={there}, this study wants {asked}; "
-                        "choose another --out, or delete it"
-                    )
+        differs = difference(finished(self.run)[0], self.config)
+        if differs:
+            raise DataError(f"{self.run}: {differs}; choose another --out, or delete it")
         return True
 
     @property
@@ -147,14 +141,19 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+def difference(found: RunConfig, wanted: RunConfig) -> str | None:
+    """The first setting by which a finished run is not the one that is wanted, in words."""
+    for section in ("model", "training"):
+        there, asked = (resolved(config)[section] for config in (found, wanted))
+        for key in sorted({*there, *asked}):
+            if there.get(key) != asked.get(key) and key not in FREE:
+                return f"was run with {section}.{key}={there.get(key)}, this study wants {asked.get(key)}"
+    return None
+
+
 def _tuned(path: Path, row: Row) -> dict[str, Any]:
     values = read_yaml(path)
     if values.get("model", {}).get("name") != row.model["name"]:
         raise ConfigError(f"{path}: model.name must be {row.model['name']}")
     read_run(path)
     return values
-
-
-def _comparable(config: RunConfig) -> Mapping[str, Any]:
-    values = resolved(config)
-    return {**values, "training": {key: value for key, value in values["training"].items() if key not in FREE}}

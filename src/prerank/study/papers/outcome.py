@@ -16,6 +16,7 @@ from prerank.evaluation.significance import standard_error, welch
 from prerank.study.experiment import SCORES, describe_dataset, finished
 from prerank.study.papers.cells import Cell, Plan
 from prerank.study.papers.definition import Comparison, find_published
+from prerank.study.papers.elsewhere import Result, join, same_test
 from prerank.study.papers.maps import maps
 
 METRICS = ("auc", "gauc", "logloss", "calibration")
@@ -23,13 +24,17 @@ LOWER_IS_BETTER = ("logloss",)
 CURVES = ("train_loss", "valid_auc", "valid_logloss", "valid_query_similarity")
 
 
-def gather(plan: Plan) -> dict[str, Any]:
-    """Everything that is known of a study from the finished runs under ``plan.out``.
+def gather(plan: Plan, results: Sequence[Result] = ()) -> dict[str, Any]:
+    """Everything that is known of a study from the finished runs under ``plan.out`` and from earlier results.
+
+    Args:
+        plan: the study.
+        results: of the same study, with rows and seeds whose runs are not here (``read_results``).
 
     Returns:
         JSON-ready. ``rows`` holds for each row with a finished run its configuration, each seed's metrics and
         validation curves, ``mean`` and ``sd`` (with n - 1; None for one seed). ``tests`` holds each comparison
-        that two seeds of both sides allow.
+        that two seeds of both sides allow; its ``users_se`` is that of the seeds whose runs are here, or the result's.
 
     Raises:
         DataError: a finished run is of another configuration or data set; or none has finished.
@@ -37,17 +42,20 @@ def gather(plan: Plan) -> dict[str, Any]:
     dataset = Dataset.load(plan.directory)
     described = describe_dataset(dataset)
     cells = {row: runs for row, runs in plan.finished().items() if runs}
-    if not cells:
-        raise DataError(f"{plan.out}: no run of {plan.study.name} has finished")
     reports = {row: [finished(cell.run)[1] for cell in runs] for row, runs in cells.items()}
     for row, found in reports.items():
         if any(report["dataset"] != described for report in found):
             raise DataError(f"{plan.out / row}: was trained on another data set or protocol than {plan.directory}")
-    rows = {row: _row(plan, row, found) for row, found in reports.items()}
+    known = join({row: _trained(found) for row, found in reports.items()}, results)
+    if not known:
+        raise DataError(f"{plan.out}: no run of {plan.study.name} has finished")
+    rows = {row: _row(plan, row, known[row]) for row in plan.study.rows if row in known}
     base = rows.get(plan.study.base)
     for each in rows.values():
         each["relaimpr"] = relative_improvement(each["mean"]["auc"], base["mean"]["auc"]) if base else None
-    ran_on = next(iter(reports.values()))[0]["environment"]
+    here = [{**environment(), **found[0]["environment"]} for found in reports.values()][:1]
+    others = [place for result in results for place in (result["environment"], *result.get("elsewhere", []))]
+    machines = [*here, *others]
     return {
         "study": plan.study.name,
         "title": plan.study.title,
@@ -58,22 +66,26 @@ def gather(plan: Plan) -> dict[str, Any]:
         "figure": plan.study.figure.model_dump(mode="json"),
         "rows": rows,
         "popularity": popularity(dataset, "test").metrics,
-        "maps": maps(plan.study.figure.kind, {row: runs[0].run for row, runs in cells.items()}, dataset),
-        "tests": [test for comparison in plan.study.tests for test in _tests(comparison, rows, cells, dataset)],
+        "maps": {
+            **{row: drawn for result in reversed(results) for row, drawn in result["maps"].items()},
+            **maps(plan.study.figure.kind, {row: runs[0].run for row, runs in cells.items()}, dataset),
+        },
+        "tests": [test for each in plan.study.tests for test in _tests(each, rows, cells, dataset, results)],
         "paper": paper(plan),
-        "commands": commands(plan, cells),
-        "environment": {**environment(), **ran_on},
+        "commands": commands(plan, {name: [int(seed) for seed in row["seeds"]] for name, row in rows.items()}),
+        "environment": machines[0],
+        "elsewhere": [place for number, place in enumerate(machines[1:]) if place not in machines[: number + 1]],
     }
 
 
-def commands(plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> list[str]:
-    """What makes the result again from the raw files."""
+def commands(plan: Plan, rows: Mapping[str, Sequence[int]]) -> list[str]:
+    """What makes the result again from the raw files: rows with their seeds."""
     name = plan.data.name if plan.data else "DATA"
-    seeds = sorted({cell.seed for runs in cells.values() for cell in runs})
+    seeds = sorted({seed for each in rows.values() for seed in each})
     words = ["prerank", "study", plan.study.name, *(["--dataset", name] if plan.data else ["--data", name])]
     counted = seeds == list(range(1, len(seeds) + 1))
     words += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds))] if seeds else []
-    words += ["--only", ",".join(cells)] if len(cells) < len(plan.study.rows) else []
+    words += ["--only", ",".join(rows)] if len(rows) < len(plan.study.rows) else []
     words += ["--epochs", str(plan.epochs)] if plan.epochs else []
     words += [word for change in plan.changes for word in ("--set", change)]
     words += ["--tuned", f"configs/{name}/tuned", "--out", f"runs/{name}-tuned"] if plan.tuned else []
@@ -81,9 +93,13 @@ def commands(plan: Plan, cells: Mapping[str, Sequence[Cell]]) -> list[str]:
     return [*([plan.data.build_command] if plan.data else []), " ".join(words)]
 
 
-def _row(plan: Plan, row: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    declared, values = plan.study.rows[row], plan.values(row)
-    seeds = {str(report["seed"]): _seed(report) for report in reports}
+def _trained(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    shared = {key: reports[0][key] for key in ("training", "parameters")}
+    return {**shared, "seeds": {str(report["seed"]): _seed(report) for report in reports}}
+
+
+def _row(plan: Plan, row: str, trained: Mapping[str, Any]) -> dict[str, Any]:
+    declared, values, seeds = plan.study.rows[row], plan.values(row), trained["seeds"]
     summed = {name: [seed["test"][name] for seed in seeds.values()] for name in METRICS}
     summed["epoch_seconds"] = [seed["epoch_seconds"] for seed in seeds.values()]
     return {
@@ -92,8 +108,8 @@ def _row(plan: Plan, row: str, reports: Sequence[Mapping[str, Any]]) -> dict[str
         "series": declared.series,
         "published": declared.published,
         "model": values["model"],
-        "training": reports[0]["training"],
-        "parameters": reports[0]["parameters"],
+        "training": trained["training"],
+        "parameters": trained["parameters"],
         "seeds": seeds,
         "mean": {name: _mean(found) for name, found in summed.items()},
         "sd": {name: _deviation(found) for name, found in summed.items()},
@@ -114,7 +130,11 @@ def _seed(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tests(
-    comparison: Comparison, rows: Mapping[str, Any], cells: Mapping[str, Sequence[Cell]], dataset: Dataset
+    comparison: Comparison,
+    rows: Mapping[str, Any],
+    cells: Mapping[str, Sequence[Cell]],
+    dataset: Dataset,
+    results: Sequence[Result],
 ) -> list[dict[str, Any]]:
     """Welch's two-sided t-test over seeds, against the row that is best on average by the metric in question."""
     against = [name for name in comparison.against if name in rows]
@@ -129,8 +149,10 @@ def _tests(
             test: dict[str, Any] = {"row": row, "metric": metric, "against": best}
             test |= {"missing": [name for name in comparison.against if name not in rows]}
             test |= {"difference": float(np.mean(own) - np.mean(other)), **welch(own, other)}
-            if metric == "auc":
+            if metric == "auc" and row in cells and best in cells:
                 test["users_se"] = _over_users(cells[row], cells[best], dataset)
+            elif metric == "auc":
+                test["users_se"] = same_test(test, results).get("users_se")
             found.append(test)
     return found
 

@@ -49,7 +49,7 @@ def tests(result: Mapping[str, Any]) -> list[str]:
         best = result["rows"][test["against"]]["title"]
         missing = f" (without {', '.join(test['missing'])})" if test["missing"] else ""
         cells = [result["rows"][test["row"]]["title"], f"{best}{missing}", NAMES[test["metric"]]]
-        error = f"{test['users_se']:.4f}" if "users_se" in test else ""
+        error = _number(test.get("users_se"), "")
         lines.append(line([*cells, f"{test['difference']:+.4f}", p_value(test["p"]), error]))
     return [*lines, ""]
 
@@ -66,8 +66,9 @@ def footer(result: Mapping[str, Any]) -> list[str]:
 
 def footer_lines(result: Mapping[str, Any], said: str) -> list[str]:
     """What was said, then the machine, the paper and the commands."""
-    place, theirs = result["environment"], result["paper"]
-    text = f"{said}; {place['processor'] or place['machine']}, PyTorch {place['torch']}."
+    theirs, places = result["paper"], [result["environment"], *result.get("elsewhere", [])]
+    machines = dict.fromkeys(f"{place['processor'] or place['machine']}, PyTorch {place['torch']}" for place in places)
+    text = f"{said}; {' and '.join(machines)}."
     if theirs:
         text += f" Paper: {theirs['source']}{'; ' if theirs['differs'] else ''}{theirs['differs'] or ''}."
     return [text, "", *(f"    {command}" for command in result["commands"])]
