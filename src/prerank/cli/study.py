@@ -38,7 +38,7 @@ def study(
     tuned: Annotated[Path | None, typer.Option("--tuned", help="folder with ROW.yaml of prerank tune")] = None,
     collect: Annotated[bool, typer.Option("--collect", help="train nothing, gather what has finished")] = False,
     add: Annotated[
-        list[Path] | None, typer.Option("--add", help="JSON of this study from elsewhere; its seeds are not trained")
+        list[Path] | None, typer.Option("--add", help="a study's JSON from elsewhere; its seeds join")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder of the runs; runs/DATASET if not given")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the result to this file")] = None,

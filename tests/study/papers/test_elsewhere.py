@@ -75,6 +75,16 @@ def test_what_a_file_has_is_not_trained(whole: Path, built: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.glob("two_tower/seed-*/")) == ["seed-3"]
 
 
+def test_studies_share_rows(whole: Path, built: Path, tmp_path: Path, prerank: Prerank) -> None:
+    file = tmp_path / "fig7.json"
+    options = ["--data", built, "--out", tmp_path, *SMALL, "--collect", "--add", whole / "result.json"]
+    code, _, err = prerank("study", "fig7", *options, "--json", file)
+    assert code == 0, err
+    (row,) = json.loads(file.read_text())["rows"].values()
+    expected = json.loads((whole / "result.json").read_text())["rows"]["fit"]
+    assert (row["title"], row["seeds"]) == ("N = 64", expected["seeds"])
+
+
 def test_runs_here_count_before_those_of_a_file(whole: Path, built: Path, tmp_path: Path, prerank: Prerank) -> None:
     changed = json.loads((whole / "result.json").read_text())
     for row in changed["rows"].values():
@@ -102,9 +112,9 @@ def test_two_machines_are_both_named(whole: Path, built: Path, tmp_path: Path, p
     ("change", "expected"),
     [
         (lambda result: result.clear(), "is no result of prerank study"),
-        (lambda result: result.update(study="fig4"), "is a result of fig4, not of table1"),
+        (lambda result: result["rows"]["fit"].pop("training"), "is no result of prerank study with trained rows"),
+        (lambda result: result.update(rows={"mine": result["rows"]["fit"]}), "has no row of table1"),
         (lambda result: result["dataset"].update(name="other"), "is of another data set or protocol"),
-        (lambda result: result["rows"].update(mine=result["rows"]["fit"]), "its row mine is none of table1"),
         (
             lambda result: result["rows"]["fit"]["training"].update(max_epochs=3),
             "fit was run with training.max_epochs=3, this study wants 2",

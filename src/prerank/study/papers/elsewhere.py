@@ -15,6 +15,8 @@ from prerank.study.papers.cells import Cell, Plan, difference
 from prerank.training.config import RunConfig
 
 Result = Mapping[str, Any]
+TRAINED = ("model", "training", "parameters", "seeds")
+"""What a result says of a row, besides what follows from it."""
 
 
 def read_results(plan: Plan, files: Sequence[Path]) -> list[Result]:
@@ -61,22 +63,23 @@ def same_test(test: Result, results: Sequence[Result]) -> Result:
 
 def _read(plan: Plan, described: Mapping[str, Any], path: Path) -> Result:
     try:
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        rows, study, dataset = result["rows"], result["study"], result.get("dataset")
+        result = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: result[key] for key in ("dataset", "figure", "tests", "environment", "maps")}
+        rows = {name: {key: row[key] for key in TRAINED} for name, row in result["rows"].items()}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: is no result of prerank study") from None
-    if study != plan.study.name or "measured" in result:
-        raise DataError(f"{path}: is a result of {study}, not of {plan.study.name}")
-    if dataset != described:
+        raise DataError(f"{path}: is no result of prerank study with trained rows") from None
+    shared = {name: row for name, row in rows.items() if name in plan.study.rows}
+    kept["maps"] = kept["maps"] if kept["figure"]["kind"] == plan.study.figure.kind else {}
+    if not shared:
+        raise DataError(f"{path}: has no row of {plan.study.name}")
+    if kept["dataset"] != described:
         raise DataError(f"{path}: is of another data set or protocol than {plan.directory}")
-    for name, row in rows.items():
-        if name not in plan.study.rows:
-            raise DataError(f"{path}: its row {name} is none of {plan.study.name}")
+    for name, row in shared.items():
         wanted = plan.cell(name, 1).config
         found = parse(RunConfig, {"data": wanted.data, "model": row["model"], "training": row["training"]}, str(path))
         differs = difference(found, wanted)
         if differs:
             raise DataError(f"{path}: {name} {differs}")
-    return result
+    return {**kept, "rows": shared, "elsewhere": result.get("elsewhere", [])}

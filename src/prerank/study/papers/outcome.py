@@ -54,7 +54,7 @@ def gather(plan: Plan, results: Sequence[Result] = ()) -> dict[str, Any]:
     for each in rows.values():
         each["relaimpr"] = relative_improvement(each["mean"]["auc"], base["mean"]["auc"]) if base else None
     here = [{**environment(), **found[0]["environment"]} for found in reports.values()][:1]
-    others = [place for result in results for place in (result["environment"], *result.get("elsewhere", []))]
+    others = [place for result in results for place in (result["environment"], *result["elsewhere"])]
     machines = [*here, *others]
     return {
         "study": plan.study.name,
