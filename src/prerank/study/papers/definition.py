@@ -137,9 +137,9 @@ class Published(Strict):
 
 
 def study_names() -> list[str]:
-    """All studies, FIT's first."""
+    """All studies: FIT's tables and figures, IntTower's, then those that are no paper's, which have no number."""
     names = [path.stem for path in STUDIES.glob("*.yaml")]
-    return sorted(names, key=lambda name: (name.startswith("inttower"), "fig" in name, name))
+    return sorted(names, key=lambda name: (name.isalpha(), name.startswith("inttower"), "fig" in name, name))
 
 
 def find_study(name: str) -> Study:
