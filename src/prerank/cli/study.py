@@ -66,7 +66,7 @@ def study(
     failed, cells = {}, plan.cells(rows, parse_seeds(seeds or "5"))
     if declared.measured:
         if seeds or collect or add or jobs > 1:
-            raise ConfigError(f"{name}: has no runs but measures; --seeds, --jobs, --collect and --add do not apply")
+            raise ConfigError(f"{name}: measures costs and has no runs; --seeds, --jobs, --collect, --add do not apply")
         with console.StepsDisplay() as steps:
             result = measure(plan, rows, Effort(), steps.progress)
     else:
