@@ -20,14 +20,14 @@ TRAINED = ("model", "training", "parameters", "seeds")
 
 
 def read_results(plan: Plan, files: Sequence[Path]) -> list[Result]:
-    """The results of the same study on the same data set.
+    """What files say of this study's rows, which may be another study's rows as well.
 
     Args:
         plan: the study that they join.
         files: what ``prerank study --json`` has written.
 
     Raises:
-        DataError: a file is no result of this study and data set, or a row of it was configured otherwise.
+        DataError: a file has none of these rows, is of another data set, or a row of it was configured otherwise.
     """
     described = json.loads(json.dumps(describe_dataset(Dataset.load(plan.directory))))
     return [_read(plan, described, path) for path in files]

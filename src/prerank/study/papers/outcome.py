@@ -29,7 +29,7 @@ def gather(plan: Plan, results: Sequence[Result] = ()) -> dict[str, Any]:
 
     Args:
         plan: the study.
-        results: of the same study, with rows and seeds whose runs are not here (``read_results``).
+        results: rows and seeds of it whose runs are not here (``read_results``).
 
     Returns:
         JSON-ready. ``rows`` holds for each row with a finished run its configuration, each seed's metrics and
