@@ -85,6 +85,13 @@ def test_studies_share_rows(whole: Path, built: Path, tmp_path: Path, prerank: P
     assert (row["title"], row["seeds"]) == ("N = 64", expected["seeds"])
 
 
+def test_a_map_needs_a_run(whole: Path, built: Path, tmp_path: Path, prerank: Prerank) -> None:
+    options = ["--data", built, "--out", tmp_path, *SMALL, "--collect", "--add", whole / "result.json"]
+    code, out, err = prerank("study", "fig6", *options, "--figure", tmp_path / "fig6.svg")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "fig6: its map needs a run in" in err
+
+
 def test_runs_here_count_before_those_of_a_file(whole: Path, built: Path, tmp_path: Path, prerank: Prerank) -> None:
     changed = json.loads((whole / "result.json").read_text())
     for row in changed["rows"].values():

@@ -37,7 +37,7 @@ def gather(plan: Plan, results: Sequence[Result] = ()) -> dict[str, Any]:
         that two seeds of both sides allow; its ``users_se`` is that of the seeds whose runs are here, or the result's.
 
     Raises:
-        DataError: a finished run is of another configuration or data set; or none has finished.
+        DataError: a finished run is of another configuration or data set; none has finished; or a map has no run.
     """
     dataset = Dataset.load(plan.directory)
     described = describe_dataset(dataset)
@@ -66,16 +66,25 @@ def gather(plan: Plan, results: Sequence[Result] = ()) -> dict[str, Any]:
         "figure": plan.study.figure.model_dump(mode="json"),
         "rows": rows,
         "popularity": popularity(dataset, "test").metrics,
-        "maps": {
-            **{row: drawn for result in reversed(results) for row, drawn in result["maps"].items()},
-            **maps(plan.study.figure.kind, {row: runs[0].run for row, runs in cells.items()}, dataset),
-        },
+        "maps": _maps(plan, cells, dataset, results),
         "tests": [test for each in plan.study.tests for test in _tests(each, rows, cells, dataset, results)],
         "paper": paper(plan),
         "commands": commands(plan, {name: [int(seed) for seed in row["seeds"]] for name, row in rows.items()}),
         "environment": machines[0],
         "elsewhere": [place for number, place in enumerate(machines[1:]) if place not in machines[: number + 1]],
     }
+
+
+def _maps(
+    plan: Plan, cells: Mapping[str, Sequence[Cell]], dataset: Dataset, results: Sequence[Result]
+) -> dict[str, Any]:
+    """The map of each row, from its first run here or else from a result that has it."""
+    kind = plan.study.figure.kind
+    drawn = {row: drawn for result in reversed(results) for row, drawn in result["maps"].items()}
+    drawn |= maps(kind, {row: runs[0].run for row, runs in cells.items()}, dataset)
+    if kind.endswith("_map") and not drawn:
+        raise DataError(f"{plan.study.name}: its map needs a run in {plan.out}, or a result with a map in --add")
+    return drawn
 
 
 def commands(plan: Plan, rows: Mapping[str, Sequence[int]]) -> list[str]:
